@@ -21,13 +21,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 from PIL import Image
 
 import m2ib
@@ -40,6 +41,7 @@ from flows.engines import Engine
 from flows.fan_out import fan_out
 from tasks import attribute as attribution
 from tasks.attribute import calibrate
+from tasks.device import compute, submit
 from tasks.ingest import ingest
 from tasks.inputs import load_model
 from tasks.lake.run import Run
@@ -74,45 +76,44 @@ def make_config(corpus: Path, lake: Path) -> AuditConfig:
 
 
 def run_engine(config: AuditConfig, rows: Sequence[tuple[Path, str]]) -> int:
-    """Decode and attribute all pairs without storing anything; return the number of maps."""
+    """Decode and attribute all pairs without storing anything; return the number of maps.
+
+    As fast as it can be made: all calls of PyTorch are in the thread of the device, and the next batch is decoded
+    meanwhile.
+    """
     model, settings = config.models()[0], config.bottleneck_config()
     network = load_model(model)
-    size = model.batch_size or m2ib.estimate_batch_size(network, settings)
+    size = model.batch_size or compute(model.device, m2ib.estimate_batch_size, network, settings)
 
     def decode(batch: Sequence[tuple[Path, str]]) -> Any:
-        pixels = []
+        images = []
         for path, _ in batch:
             with Image.open(path) as image:
-                pixels.append(network.preprocess(image.convert("RGB")))
-        return network.stack_images(pixels)
+                images.append(network.resize(image.convert("RGB")))
+        return np.stack(images)
 
     statistics = None
     if settings.needs_statistics():
         sample = rows[: config.bottleneck.calibration_pairs]
-        statistics = m2ib.calibrate(
-            network, decode(sample), [text for _, text in sample], settings, model.batch_size or 64
-        )
+        arguments = decode(sample), [text for _, text in sample], settings, model.batch_size or 64
+        statistics = compute(model.device, m2ib.calibrate, network, *arguments)
     seeds = [settings.seed, settings.seed + 1] if config.bottleneck.second_seed else [settings.seed]
-    batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-    maps = 0
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        following = reader.submit(decode, batches[0])
-        for number, batch in enumerate(batches):
-            pixels = following.result()
-            if number + 1 < len(batches):
-                following = reader.submit(decode, batches[number + 1])
-            for seed in seeds:
-                result = m2ib.attribute(
-                    network,
-                    pixels,
-                    [text for _, text in batch],
-                    replace(settings, seed=seed),
-                    statistics,
-                    keys=[path.name for path, _ in batch],
-                    batch_size=size,
-                )
-            maps += len(result.image_map)
-    return maps
+
+    def attribute_batch(pixels: Any, batch: Sequence[tuple[Path, str]]) -> int:
+        texts, keys = [text for _, text in batch], [path.name for path, _ in batch]
+        for seed in seeds:
+            seeded = replace(settings, seed=seed)
+            result = m2ib.attribute(network, pixels, texts, seeded, statistics, keys=keys, batch_size=size)
+        return len(result.image_map)
+
+    maps: list[Future[int]] = []
+    for start in range(0, len(rows), size):
+        batch = rows[start : start + size]
+        pixels = decode(batch)
+        if len(maps) > 1:
+            maps[-2].result()
+        maps.append(submit(model.device, attribute_batch, pixels, batch))
+    return sum(future.result() for future in maps)
 
 
 def run_stages(run: Run, config: AuditConfig, clock: Clock) -> int:
@@ -122,14 +123,14 @@ def run_stages(run: Run, config: AuditConfig, clock: Clock) -> int:
 
     @flow(name="flow benchmark", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False)  # type: ignore[arg-type]  # as in flows.audit
     def stages() -> int:
-        models = config.models()
+        inputs = config.inputs()
         with clock.measure("ingest"):
             shards = ingest(run, config.corpus, config.regions.columns, config.lake.shard_size, config.seed)
         plan = config.attribution_plan(run.read_manifest())
         with clock.measure("calibrate"):
-            calibrate(run, config.corpus, models[0], plan)
+            calibrate(run, inputs[0], plan)
         with clock.measure("attribute"):
-            results = fan_out(run, shards, config, Engine(models), plan)
+            results = fan_out(run, shards, Engine(inputs), plan)
         with clock.measure("store"):
             return store(run, results, config.regions, config.mask_boxes)
 
@@ -174,9 +175,7 @@ def measure_fan_out(shards: int) -> float:
         @flow(name="memory benchmark", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False)  # type: ignore[arg-type]  # as in flows.audit
         def stages() -> int:
             empty = [Shard(index, 1) for index in range(shards)]
-            return len(
-                fan_out(run, empty, config, Engine(config.models()), config.attribution_plan(run.read_manifest()))
-            )
+            return len(fan_out(run, empty, Engine(config.inputs()), config.attribution_plan(run.read_manifest())))
 
         with patch.object(attribution, "attribute_pairs", skip_attribution):
             if (count := stages()) != shards:

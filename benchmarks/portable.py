@@ -33,7 +33,7 @@ def set_stride(encoder: DualEncoder, stride: int) -> DualEncoder:
     grid = F.interpolate(grid, size=(cells, cells), mode="bicubic", align_corners=True)
     visual.positional_embedding = torch.nn.Parameter(torch.cat([positions[:1], grid.flatten(2)[0].T]))
     visual.grid_size = (cells, cells)
-    return DualEncoder(encoder.model, encoder.tokenizer, encoder.preprocess)
+    return DualEncoder(encoder.model, encoder.tokenizer)
 
 
 def main() -> None:

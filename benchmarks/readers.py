@@ -47,6 +47,7 @@ from flows.begin import begin
 from flows.config import parse
 from tasks import attribute
 from tasks.ingest import ingest
+from tasks.inputs import read_batches
 from tasks.lake.run import Run
 from tasks.settings import CorpusConfig
 
@@ -180,13 +181,13 @@ def time_demo_stages(folder: Path, pairs: int) -> dict[str, float]:
     shards = ingest.fn(run, source, config.regions.columns, config.lake.shard_size, config.seed)
     clock.append(time.perf_counter())
     plan = config.attribution_plan(run.read_manifest())
-    attribute.calibrate_features(run, source, models[0], plan)
+    inputs = config.inputs()[0]
+    attribute.calibrate_features(run, inputs, plan)
     clock.append(time.perf_counter())
     timer = WaitTimer()
-    read_ahead = attribute.read_ahead
-    with patch.object(attribute, "read_ahead", lambda *args: timer.measure(read_ahead(*args))):
+    with patch.object(attribute, "read_batches", lambda *args: timer.measure(read_batches(*args))):
         for shard in shards:
-            attribute.attribute_pairs(run, shard, source, models[0], plan)
+            attribute.attribute_pairs(run, shard, inputs, plan)
     clock.append(time.perf_counter())
     seconds = dict(zip(("ingest", "calibrate", "attribute"), np.diff(clock).tolist(), strict=True))
     return seconds | {"waited": timer.seconds}

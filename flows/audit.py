@@ -21,6 +21,7 @@ from tasks.confirm import confirm
 from tasks.discover import discover
 from tasks.flag import flag
 from tasks.ingest import ingest
+from tasks.inputs import SHARDS_IN_FLIGHT
 from tasks.interventions.samples import InterventionPlan
 from tasks.lake.run import Run
 from tasks.notify import notify, notify_failed_start
@@ -37,7 +38,7 @@ from tasks.validate import validate
     name="audit",
     flow_run_name="audit {config.corpus.name} with {config.model.architecture}",
     # A device works on one shard at a time, whatever the number of threads.
-    task_runner=ThreadPoolTaskRunner(max_workers=8),  # type: ignore[arg-type]  # Prefect's generic is too narrow
+    task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT),  # type: ignore[arg-type]  # Prefect's generic is too narrow
     persist_result=False,
 )
 def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
@@ -71,10 +72,10 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
 
 def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], stage: Stages) -> None:
     """Run all stages and write the final status of the run."""
-    corpus, model, min_pairs = config.corpus.absolute(), models[0], config.alerts.min_pairs
-    gpu_limits = find_limits(config.run.gpu_limit, models)
+    every_device, gpu_limits = config.inputs(), find_limits(config.run.gpu_limit, models)
+    inputs, corpus, min_pairs = every_device[0], every_device[0].corpus, config.alerts.min_pairs
     failures: list[str] = []
-    with start_engine(config.run, run, corpus, models) as engine:
+    with start_engine(config.run, run, every_device) as engine:
         with stage("ingest"):
             settings = config.regions.columns, config.lake.shard_size, config.seed, config.regions.detectors
             shards = ingest(run, corpus, *settings)
@@ -85,8 +86,8 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
                 stage("attribute"),
                 acquire_slots(gpu_limits if config.run.engine == "local" else []),
             ):  # Ray shares out GPUs
-                engine.once(calibrate, run=run, corpus=corpus, model=engine.models[0], plan=plan)
-                results = fan_out(run, shards, config, engine, plan)
+                engine.once(calibrate, run=run, inputs=engine.inputs[0], plan=plan)
+                results = fan_out(run, shards, engine, plan)
     if shards:
         with stage("store"):
             store(run, results, config.regions, config.mask_boxes)
@@ -100,13 +101,13 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
     warnings += [*gates.warnings, *run.read_manifest().get("detector_failures", [])]
     if config.discover.enabled:
         with stage("discover"):
-            discover(run, corpus, model, config.discover, config.seed)
+            discover(run, inputs, config.discover, config.seed)
     if config.clusters.enabled:
         with stage("cluster"):
             cluster(run, min_pairs, config.seed)
     with stage("phrases"):
         phrases(run, config.phrases, min_pairs)
-    tests = InterventionPlan(corpus, model, config.confirm, min_pairs, config.seed)
+    tests = InterventionPlan(inputs, config.confirm, min_pairs, config.seed)
     with acquire_slots(gpu_limits[:1]):
         with stage("screen"):
             screen(run, tests)

@@ -134,6 +134,14 @@ class RunConfig(settings.Section):
         pattern=r"^[^:\s]+:\d{1,5}$|^\[[0-9a-fA-F:]+\]:\d{1,5}$",
         description="host:port on which to serve Prometheus metrics, such as 127.0.0.1:9464. Default: none.",
     )
+    readers: int | None = Field(
+        None, ge=1, description="Threads that read images. Default: one per core, or 32 for a remote corpus."
+    )
+    cache_bytes: int = Field(
+        settings.CACHE_BYTES,
+        ge=0,
+        description="Size of the temporary file that keeps resized images for the tests. Further ones are read again.",
+    )
     engine: Literal["local", "ray"] = Field("local", description="Where shards are attributed: local or ray.")
     ray_address: str | None = Field(
         None,
@@ -189,6 +197,14 @@ class AuditConfig(settings.Section):
         for tower in ("image", "text"):
             overrides[tower] = replace(getattr(config, tower), **getattr(section, tower).model_dump(exclude_none=True))
         return replace(config, **overrides)
+
+    def inputs(self) -> list[settings.Inputs]:
+        """Return the inputs of the stages, one for each device. Raises BadInputError for an unavailable device."""
+        corpus, run = self.corpus.absolute(), self.run
+        return [
+            settings.Inputs(corpus=corpus, model=model, readers=run.readers, cache_bytes=run.cache_bytes)
+            for model in self.models()
+        ]
 
     def models(self) -> list[settings.ModelConfig]:
         """Return one model specification for each device. Raises BadInputError for an unavailable device."""

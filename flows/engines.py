@@ -27,7 +27,7 @@ from flows.provenance import code_version, environment
 from tasks.errors import BadInputError
 from tasks.inputs import load_corpus, load_model
 from tasks.lake.run import Run
-from tasks.settings import CorpusConfig, ModelConfig
+from tasks.settings import CorpusConfig, Inputs, ModelConfig
 
 _OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory of a temporary Ray cluster: few, because tasks exchange paths and keys, never tensors."""
@@ -39,7 +39,7 @@ _CRASHES = 2
 class Engine:
     """Submits tasks to threads of the flow's process or, with a runner, to the workers of a cluster."""
 
-    models: Sequence[ModelConfig]  # one for each device that shares the work
+    inputs: Sequence[Inputs]  # one for each device that shares the work
     runner: Any = None  # Prefect's task runner for Ray; None for threads of this process
     lost: tuple[type[Exception], ...] = ()  # errors that Ray raises if the worker of a task has died
 
@@ -80,10 +80,10 @@ def check_engine(config: RunConfig) -> None:
 
 
 @contextlib.contextmanager
-def start_engine(config: RunConfig, run: Run, corpus: CorpusConfig, models: Sequence[ModelConfig]) -> Iterator[Engine]:
+def start_engine(config: RunConfig, run: Run, inputs: Sequence[Inputs]) -> Iterator[Engine]:
     """Start the engine of a run. Raises BadInputError if the cluster cannot be reached or a node fails the checks."""
     if config.engine == "local":
-        yield Engine(models)
+        yield Engine(inputs)
         return
     import ray
     from prefect_ray import RayTaskRunner
@@ -92,16 +92,16 @@ def start_engine(config: RunConfig, run: Run, corpus: CorpusConfig, models: Sequ
     with _connect_ray(ray, config.ray_address):
         gpus = _gpus(ray, config.gpus_per_task)
         # On a node, CUDA shows a task only the GPU that Ray assigned to it.
-        model = models[0].model_copy(update={"device": "cuda" if gpus else "cpu"})
+        on_node = inputs[0].on("cuda" if gpus else "cpu")
         # A process keeps its first GPU, but Ray may assign another one to its next task. So if a node has several GPUs,
         # a process ends with its shard; with one GPU, or on CPUs, it is reused with the model it has loaded.
         alone = all(node["Resources"].get("GPU", 0) <= 1 for node in _nodes(ray))
         options = {
             "num_cpus": 1, "num_gpus": gpus, "max_calls": 0 if not gpus or alone else 1, "max_retries": _CRASHES,
         }  # fmt: skip
-        _check_nodes(ray, gpus, run, corpus, model)
+        _check_nodes(ray, gpus, run, on_node)
         with RayTaskRunner() as runner, remote_options(**options):  # the runner leaves the connection open
-            yield Engine([model], runner, (ray.exceptions.RayError,))
+            yield Engine([on_node], runner, (ray.exceptions.RayError,))
 
 
 @contextlib.contextmanager
@@ -139,7 +139,7 @@ def _gpus(ray: Any, configured: float | None) -> float:
     return float(has_any) if configured is None else configured
 
 
-def _check_nodes(ray: Any, gpus: float, run: Run, corpus: CorpusConfig, model: ModelConfig) -> None:
+def _check_nodes(ray: Any, gpus: float, run: Run, inputs: Inputs) -> None:
     """Check each node of the cluster before any work. Raises BadInputError, which lists the problems of each host."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -147,11 +147,11 @@ def _check_nodes(ray: Any, gpus: float, run: Run, corpus: CorpusConfig, model: M
     expected = {key: record[key] for key in ("code_version", "environment", "model_digest")}
     # The check needs no resources, so it does not queue. Its process ends afterwards and frees the model.
     check = ray.remote(num_cpus=0, num_gpus=0, max_calls=1)(find_faults)
-    on_cpu = model.model_copy(update={"device": "cpu", "compile": False})
+    on_cpu = inputs.model.model_copy(update={"device": "cpu", "compile": False})
     answers = {
         node["NodeManagerHostname"]: check.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(run, corpus, on_cpu, expected, PREFECT_API_URL.value())
+        ).remote(run, inputs.corpus, on_cpu, expected, PREFECT_API_URL.value())
         for node in _nodes(ray)
         if node["Resources"].get("CPU", 0) >= 1 and node["Resources"].get("GPU", 0) >= gpus
     }

@@ -8,7 +8,6 @@ from prefect.exceptions import PrefectException
 from prefect.futures import PrefectFuture, as_completed, wait
 
 import sql
-from flows.config import AuditConfig
 from flows.engines import Engine
 from flows.metrics import Pace
 from tasks.attribute import attribute, quarantine_shard
@@ -28,9 +27,7 @@ _AFFECTS_ALL_SHARDS = (BadInputError, StoreError, sql.LakeError, PrefectExceptio
 _Futures = list[tuple[Shard, PrefectFuture[ShardResult]]]
 
 
-def fan_out(
-    run: Run, shards: Sequence[Shard], config: AuditConfig, engine: Engine, plan: AttributionPlan
-) -> list[ShardResult]:
+def fan_out(run: Run, shards: Sequence[Shard], engine: Engine, plan: AttributionPlan) -> list[ShardResult]:
     """Attribute all shards; quarantine a shard whose task fails after all retries.
 
     At most two batches of shards are submitted at a time, so that waiting tasks do not pile up in Prefect. While the
@@ -45,8 +42,7 @@ def fan_out(
             attribute,
             run=unmapped(run),
             shard=list(batch),
-            corpus=unmapped(config.corpus.absolute()),
-            model=[engine.models[shard.index % len(engine.models)] for shard in batch],
+            inputs=[engine.inputs[shard.index % len(engine.inputs)] for shard in batch],
             plan=unmapped(plan),
         )
         return list(zip(batch, futures, strict=True))

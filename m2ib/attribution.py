@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -40,6 +41,7 @@ class Attribution:
         text_cosine: (S,) mean cosine over the noise samples, with the fitted bottleneck in the text tower.
         image_steps: (S,) number of Adam steps until the image map converged, at most `BottleneckConfig.steps`.
         text_steps: (S,) number of Adam steps until the text map converged, at most `BottleneckConfig.steps`.
+        truncated: Number of characters at the end of each caption that do not fit into the model's context.
     """
 
     cosine: PerPair
@@ -53,6 +55,7 @@ class Attribution:
     text_cosine: PerPair
     image_steps: Int[Tensor, " pairs"]
     text_steps: Int[Tensor, " pairs"]
+    truncated: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -109,7 +112,8 @@ def attribute(
 
     Args:
         encoder: Model to explain.
-        images: PIL images, or a tensor (pairs, 3, height, width) of images preprocessed by `encoder.preprocess`.
+        images: PIL images, an array (pairs, height, width, 3) of images resized by `encoder.resize`, or a tensor
+            (pairs, 3, height, width) of images preprocessed by `encoder.prepare_images`.
         texts: One caption for each image.
         config: Settings. Defaults to `BottleneckConfig()`.
         statistics: Result of `calibrate`. Required unless the setting `statistics` of both towers is `unit`.
@@ -141,7 +145,7 @@ def attribute(
             pixels, ids = encoder.prepare_images(images[rows]), encoder.tokenize(texts[rows])
             batch_keys = keys[rows] if keys is not None else _content_keys(pixels, ids)
             try:
-                parts.append(_attribute_batch(encoder, pixels, ids, batch_keys, config, statistics))
+                parts.append(_attribute_batch(encoder, pixels, texts[rows], ids, batch_keys, config, statistics))
             except torch.OutOfMemoryError:
                 if rows.stop - rows.start == 1:
                     raise
@@ -165,12 +169,23 @@ def _check_arguments(
         )
     if keys is not None and len(keys) != len(images):
         raise ValueError(f"keys: got {len(keys)} keys, expected {len(images)}, one key per pair")
+    _check_images(encoder, images)
+
+
+def _check_images(encoder: DualEncoder, images: Images) -> None:
+    if isinstance(images, np.ndarray):
+        resized = (*encoder.image_size, 3)
+        if images.shape[1:] != resized or images.dtype != np.uint8:
+            raise ValueError(
+                f"images: got an array of {images.dtype} and shape {images.shape}, expected uint8 and "
+                f"(pairs, {', '.join(map(str, resized))}), as encoder.resize returns it for each image"
+            )
     if isinstance(images, Tensor):
         expected = (3, *encoder.image_size)
         if images.shape[1:] != expected or not images.is_floating_point():
             raise ValueError(
                 f"images: got a tensor of {images.dtype} and shape {tuple(images.shape)}, expected floating point and "
-                f"(pairs, {', '.join(map(str, expected))}), as encoder.preprocess returns it, or a list of PIL images"
+                f"(pairs, {', '.join(map(str, expected))}), as encoder.prepare_images returns it, or PIL images"
             )
         if not bool(images.isfinite().all()):
             raise ValueError("images: got pixels that are NaN or infinite, expected finite numbers")
@@ -200,6 +215,7 @@ def _content_keys(pixels: Float[Tensor, "pairs 3 h w"], ids: Int[Tensor, "pairs 
 def _attribute_batch(
     encoder: DualEncoder,
     pixels: Float[Tensor, "pairs 3 h w"],
+    texts: Sequence[str],
     ids: Int[Tensor, "pairs context"],
     keys: Sequence[str],
     config: BottleneckConfig,
@@ -228,6 +244,7 @@ def _attribute_batch(
         text_cosine=text.cosine.cpu(),
         image_steps=image.steps.cpu(),
         text_steps=text.steps.cpu(),
+        truncated=encoder.count_truncated_characters(texts, ids.cpu()),
     )
 
 

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -29,7 +30,8 @@ from m2ib.towers import find_image_tower, find_text_tower
 from m2ib.towers.base import Tower, at_least_float32, in_weights_precision
 from m2ib.towers.check import check_embeddings
 
-Images = Sequence[Image.Image] | Float[Tensor, "images 3 height width"]
+Images = Sequence[Image.Image] | UInt8[np.ndarray, "images height width 3"] | Float[Tensor, "images 3 height width"]
+"""PIL images, or images that `DualEncoder.resize` returned, or preprocessed images."""
 
 _PLAIN = (int, float, str, tuple, type(None))
 _NOT_DIGESTED = ("training", "name_or_path")  # training mode, and path of a Hugging Face tower
@@ -42,8 +44,6 @@ class DualEncoder:
     Args:
         model: open_clip's CLIP, CustomTextCLIP or CoCa. Of CoCa only the two contrastive towers are used.
         tokenizer: Function that maps a list of texts to token ids (texts, context).
-        preprocess: Function that maps a PIL image to a tensor (3, height, width). Defaults to the model's evaluation
-            transform.
         name: Name of the model in results.
 
     Raises:
@@ -51,7 +51,7 @@ class DualEncoder:
             texts are embedded by the model itself and by each tower split into two halves.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, preprocess: Any = None, name: str = "") -> None:
+    def __init__(self, model: nn.Module, tokenizer: Any, name: str = "") -> None:
         if not isinstance(model, CLIP | CustomTextCLIP | CoCa):
             raise UnsupportedModelError(
                 f"model: got {type(model).__name__}, expected open_clip's CLIP, CustomTextCLIP or CoCa"
@@ -60,11 +60,13 @@ class DualEncoder:
         self.tokenizer = tokenizer
         self.name = name
         self.preprocess_cfg = PreprocessCfg(**model.visual.preprocess_cfg)
-        self.preprocess = preprocess or image_transform_v2(self.preprocess_cfg, is_train=False)
+        *self._resize, _, normalize = image_transform_v2(self.preprocess_cfg, is_train=False).transforms
+        self._mean, self._std = (torch.tensor(values)[:, None, None] for values in (normalize.mean, normalize.std))
         self.image: Tower = find_image_tower(model)
         self.text: Tower = find_text_tower(model, tokenizer)
         self.kernels = Kernels(self.image.run_suffix, self.text.run_suffix)
         self.max_batch_size = sys.maxsize  # `attribute` lowers it when the device runs out of memory
+        self._words: dict[int, str] = {-1: "<cls>"}  # readable strings of token ids that have occurred
         self._lock = threading.RLock()
         self._check_towers()
 
@@ -150,33 +152,53 @@ class DualEncoder:
                 for parameter, was_trainable in trainable.items():
                     parameter.requires_grad_(was_trainable)
 
-    def prepare_images(self, images: Images) -> Float[Tensor, "images 3 height width"]:
-        """Preprocess PIL images with the model's transform, and move them, or a preprocessed tensor, to its device."""
-        if not isinstance(images, Tensor):
-            images = self.stack_images([self.preprocess(image) for image in images])
-        return images.to(self.device, non_blocking=self.device.type == "cuda")
+    def resize(self, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+        """Resize an image to the model's input size, by the model's transform without its normalization.
 
-    def stack_images(self, images: Sequence[Float[Tensor, "3 height width"]]) -> Float[Tensor, "images 3 height width"]:
-        """Stack preprocessed images into a batch, in pinned memory if the model is on a GPU. The list may be empty."""
-        batch = torch.stack(list(images)) if images else torch.empty(0, 3, *self.image_size)
-        return batch.pin_memory() if self.device.type == "cuda" else batch
+        Calls no PyTorch operation, so that many threads can read images while one thread computes.
+        """
+        for step in self._resize:
+            image = step(image)
+        return np.asarray(image)
+
+    def prepare_images(self, images: Images) -> Float[Tensor, "images 3 height width"]:
+        """Resize and normalize images as the model's transform does, and move them to the model's device.
+
+        The result is bit-equal to that of open_clip's transform. A tensor of preprocessed images is only moved.
+        """
+        if not isinstance(images, Tensor):
+            if not isinstance(images, np.ndarray):
+                images = np.stack([self.resize(image) for image in images])
+            return self._normalize(self._move(torch.from_numpy(images)))
+        return self._move(images)
+
+    def _move(self, batch: Tensor) -> Tensor:
+        on_gpu = self.device.type == "cuda"
+        return (batch.pin_memory() if on_gpu and not batch.is_cuda else batch).to(self.device, non_blocking=on_gpu)
+
+    def _normalize(self, pixels: UInt8[Tensor, "images height width 3"]) -> Float[Tensor, "images 3 height width"]:
+        values = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        # On a GPU, division by a Python number would multiply by its reciprocal, which differs in the last bit.
+        full = torch.full((), 255.0, device=values.device)
+        return values.div_(full).sub_(self._mean.to(values.device)).div_(self._std.to(values.device))
 
     def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "texts context"]:
         """Convert texts to token ids with the model's own tokenizer, which truncates long texts."""
         ids: Tensor = self.tokenizer(list(texts))
         return ids.to(self.device)
 
-    def count_truncated_characters(self, texts: Sequence[str]) -> list[int]:
-        """Count the characters that the tokenizer truncates at the end of each text.
+    def count_truncated_characters(self, texts: Sequence[str], ids: Int[Tensor, "texts context"]) -> list[int]:
+        """Count the characters that the tokenizer truncates at the end of each text, given the token ids of the texts.
 
         A text is truncated if appending a word does not change its token ids. A binary search then finds the shortest
-        beginning of the text with the same token ids.
+        beginning of the text with the same token ids. A text whose last two token ids are padding has room for a word.
         """
-        ids, longer = self.tokenizer(list(texts)), self.tokenizer([f"{text} x" for text in texts])
-        return [
-            self._count_truncated(text, own) if torch.equal(own, more) else 0
-            for text, own, more in zip(texts, ids, longer, strict=True)
-        ]
+        padding = self.tokenizer([""])[0, -1]
+        cut = [0] * len(texts)
+        for i in (ids[:, -2:] != padding).any(dim=1).nonzero().flatten().tolist():
+            if torch.equal(ids[i], self.tokenizer([f"{texts[i]} x"])[0]):
+                cut[i] = self._count_truncated(texts[i], ids[i])
+        return cut
 
     def _count_truncated(self, text: str, ids: Int[Tensor, " context"]) -> int:
         return len(text) - bisect.bisect_left(
@@ -185,8 +207,13 @@ class DualEncoder:
 
     def decode_tokens(self, ids: Sequence[int]) -> list[str]:
         """Return a readable string for each token id. The id -1 stands for a CLS token that the text tower appends."""
+        for token in {*ids} - self._words.keys():
+            self._words[token] = self._decode([token]).strip()
+        return [self._words[token] for token in ids]
+
+    def _decode(self, ids: Sequence[int]) -> str:
         decode = getattr(self.tokenizer, "decode", None) or self.tokenizer.tokenizer.decode
-        return [decode([token]).strip() if token >= 0 else "<cls>" for token in ids]
+        return str(decode(ids))
 
     def field_of_view(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Return the part of an image that remains after the preprocessing.
@@ -245,7 +272,7 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
         )
     try:
         with _quiet_open_clip():
-            model, _, preprocess = open_clip.create_model_and_transforms(
+            model, _, _ = open_clip.create_model_and_transforms(
                 architecture, pretrained=pretrained, device=device, weights_only=True, require_pretrained=True
             )
             tokenizer = open_clip.get_tokenizer(architecture)
@@ -255,7 +282,7 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
             f"{type(error).__name__}: {error}"
         ) from error
     name = architecture if not pretrained else f"{architecture}/{pretrained}"
-    return DualEncoder(model.eval(), tokenizer, preprocess, name=name)
+    return DualEncoder(model.eval(), tokenizer, name=name)
 
 
 @contextlib.contextmanager

@@ -65,16 +65,21 @@ def conform(table: str, records: Iterable[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([dict(record) for record in records], schema=schema(table))
 
 
-def conform_columns(table: str, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
-    """Convert columns to an Arrow table with the schema of a stored table. For many rows it is faster than `conform`.
+def conform_columns(table: str, columns: Mapping[str, Any]) -> pa.Table:
+    """Convert columns to an Arrow table with the schema of a stored table, without an object per value.
 
     Args:
         table: Name of the stored table.
-        columns: At least one column, by name. Missing columns become NULL.
+        columns: Arrays or lists of the same length, by column. Missing columns become NULL.
     """
-    rows = len(next(iter(columns.values())))
-    arrays = [
-        pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(rows, field.type)
-        for field in schema(table)
-    ]
-    return pa.Table.from_arrays(arrays, schema=schema(table))
+    fields, rows = schema(table), len(next(iter(columns.values())))
+
+    def convert(field: pa.Field) -> pa.Array:
+        values = columns.get(field.name)
+        if values is None:
+            return pa.nulls(rows, field.type)
+        return (
+            values.cast(field.type) if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, field.type)
+        )
+
+    return pa.Table.from_arrays([convert(field) for field in fields], schema=fields)

@@ -2,26 +2,31 @@
 
 import hashlib
 import heapq
-import math
 import textwrap
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from prefect import task
 
 import m2ib
+import sql
 import stores
-from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
+from m2ib import DualEncoder, FeatureStatistics, M2IBError
+from tasks.device import compute, submit
 from tasks.errors import BadInputError
 from tasks.execution import TASK_OPTIONS
-from tasks.inputs import IMAGE_COLUMNS, VIEW_COLUMNS, device_lock, load_model, read_batch
+from tasks.inputs import IMAGE_COLUMNS, VIEW_COLUMNS, Batch, load_model, read_batch, read_batches
 from tasks.lake.incremental import ADVICE, find_reusable_rows
 from tasks.lake.run import CALIBRATION, Run, copy_calibration
 from tasks.records import AttributionPlan, Shard, ShardResult
-from tasks.settings import CorpusConfig, ModelConfig
+from tasks.settings import Inputs
 
 _MEASURED = (
     *("cosine", "image_cosine", "text_cosine", "image_steps", "text_steps"),
@@ -29,13 +34,8 @@ _MEASURED = (
 )
 """Columns of `attributions` that are attributes of `m2ib.Attribution`."""
 
-Batch: TypeAlias = tuple[Any, list[dict[str, Any]], list[dict[str, Any]]]
-"""Preprocessed images of the readable pairs, those pairs, and error rows for the others."""
 
-
-def calibrate_features(
-    run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan
-) -> FeatureStatistics | None:
+def calibrate_features(run: Run, inputs: Inputs, plan: AttributionPlan) -> FeatureStatistics | None:
     """Return the feature statistics, estimated on a sample of the run's pairs; None if the settings do not need them.
 
     They are estimated once and stored in the run's folder; an incremental run copies those of its base run. The stage
@@ -50,11 +50,11 @@ def calibrate_features(
             copy_calibration(run, Run(run.lake, base), record["calibration_sha256"], ADVICE)
         else:
             with stores.write_atomically(path) as aside:
-                _estimate(run, corpus, model, plan).save(aside)
+                _estimate(run, inputs, plan).save(aside)
     return FeatureStatistics.load(stores.fetch(path))
 
 
-def _estimate(run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan) -> FeatureStatistics:
+def _estimate(run: Run, inputs: Inputs, plan: AttributionPlan) -> FeatureStatistics:
     columns = [*IMAGE_COLUMNS, "caption"]
     batches = pq.ParquetFile(stores.fetch(run.path("pairs"))).iter_batches(columns=columns)
     pairs = heapq.nsmallest(
@@ -62,66 +62,63 @@ def _estimate(run: Run, corpus: CorpusConfig, model: ModelConfig, plan: Attribut
         (pair for batch in batches for pair in batch.to_pylist()),
         key=lambda pair: hashlib.sha256(f"{plan.bottleneck.seed}{pair['pair_id']}".encode()).digest(),
     )
-    network = load_model(model)
-    pixels, readable, _ = read_batch(corpus, pairs, network)  # the others become error rows of their shards
-    images, texts = network.stack_images(pixels), [pair["caption"] for pair in readable]
+    network = load_model(inputs.model)
+    batch = read_batch(run, inputs, pairs, network)  # the others become error rows of their shards
+    captions, size = [pair["caption"] for pair in batch.pairs], inputs.model.batch_size or 64
     try:
-        with device_lock(model.device):
-            return m2ib.calibrate(network, images, texts, plan.bottleneck, model.batch_size or 64)
+        return compute(inputs.model.device, m2ib.calibrate, network, batch.images, captions, plan.bottleneck, size)
     except M2IBError as error:
         raise BadInputError(f"calibration: {error}") from error
 
 
-def _rows(
-    results: Sequence[Attribution], pairs: Sequence[dict[str, Any]], model: DualEncoder
-) -> Iterator[dict[str, Any]]:
-    """Yield rows of `attributions` from the first result; a second result, of another seed, adds the stability."""
-    result = results[0]
-    stability = [values.tolist() for values in result.stability(results[1])] if len(results) > 1 else None
-    cut = model.count_truncated_characters([pair["caption"] for pair in pairs])
-    for i, pair in enumerate(pairs):
-        image_map, text_map = result.image_map[i].double(), result.text_map[i].double()
-        view = dict(zip(VIEW_COLUMNS, model.field_of_view(pair["width"], pair["height"]), strict=True))
-        yield (
-            view
-            | {key: getattr(result, key)[i].item() for key in _MEASURED}
-            | {
-                "pair_id": pair["pair_id"],
-                "caption": pair["caption"],
-                "caption_cut": cut[i],
-                "grid_h": image_map.shape[0],
-                "grid_w": image_map.shape[1],
-                "image_map": image_map.flatten().tolist(),
-                "image_nats": float(image_map.sum()),
-                "tokens": list(result.tokens[i]),
-                "special": list(result.special[i]),
-                "text_map": text_map.tolist(),
-                "text_nats": float(text_map.sum()),
-                "image_stability": None if stability is None or math.isnan(stability[0][i]) else stability[0][i],
-                "text_stability": None if stability is None or math.isnan(stability[1][i]) else stability[1][i],
-            }
-        )
+def _attribute_batch(
+    network: DualEncoder, batch: Batch, plan: AttributionPlan, statistics: FeatureStatistics | None, size: int
+) -> dict[str, Any]:
+    """Attribute a batch in the thread of the device; return columns of `attributions` as arrays and lists.
+
+    If the plan has a second seed, the stability of the maps is computed from a second attribution.
+    """
+    captions, keys = [pair["caption"] for pair in batch.pairs], [pair["pair_id"] for pair in batch.pairs]
+    seeds = [plan.bottleneck.seed, plan.bottleneck.seed + 1] if plan.second_seed else [plan.bottleneck.seed]
+    configs = [replace(plan.bottleneck, seed=seed) for seed in seeds]
+    result, *others = (
+        m2ib.attribute(network, batch.images, captions, config, statistics, keys=keys, batch_size=size)
+        for config in configs
+    )
+    text_map = [text.numpy() for text in result.text_map]
+    columns = {key: getattr(result, key).numpy() for key in _MEASURED} | {
+        "caption_cut": result.truncated,
+        "image_map": result.image_map.flatten(1).numpy(),
+        "image_nats": result.image_map.double().flatten(1).sum(dim=1).numpy(),
+        "tokens": result.tokens,
+        "special": result.special,
+        "text_map": text_map,
+        "text_nats": [float(text.sum(dtype=np.float64)) for text in text_map],
+        "grid_h": np.full(len(keys), result.image_map.shape[1]),
+        "grid_w": np.full(len(keys), result.image_map.shape[2]),
+    }
+    for other in others:
+        columns["image_stability"], columns["text_stability"] = (part.numpy() for part in result.stability(other))
+    return columns
 
 
-def read_ahead(corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder, size: int) -> Iterator[Batch]:
-    """Yield batches of `size` pairs; while the caller works on one batch, a thread reads and preprocesses the next."""
-    batches = (pairs[start : start + size] for start in range(0, len(pairs), size))
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        following: Future[Batch] | None = None
-        for batch in batches:
-            ready, following = following, reader.submit(_read_batch, corpus, batch, model)
-            if ready is not None:
-                yield ready.result()
-        if following is not None:
-            yield following.result()
+def _to_table(run: Run, columns: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], model: DualEncoder) -> pa.Table:
+    """Return the rows of `attributions` of a batch, given the columns that `_attribute_batch` computed."""
+    views = np.array([model.field_of_view(pair["width"], pair["height"]) for pair in pairs])
+    given = {key: [pair[key] for pair in pairs] for key in ("pair_id", "caption")}
+    lists = {key: _to_lists(columns[key]) for key in ("image_map", "text_map")}
+    # A stability is NaN where a map is constant; it is stored as NULL.
+    stability = {
+        key: pa.array(columns[key], from_pandas=True) for key in ("image_stability", "text_stability") if key in columns
+    }
+    columns = {**columns, **given, **lists, **stability, **dict(zip(VIEW_COLUMNS, views.T, strict=True))}
+    return sql.conform_columns("attributions", columns | {"run_id": [run.run_id] * len(pairs)})
 
 
-def _read_batch(corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder) -> Batch:
-    pixels, readable, failed = read_batch(corpus, pairs, model)
-    errors = [
-        {**pair, "stage": "attribute", "reason": str(error.reason), "detail": error.detail} for pair, error in failed
-    ]
-    return model.stack_images(pixels), readable, errors
+def _to_lists(arrays: Sequence[Any]) -> pa.ListArray:
+    """Convert arrays of one dimension to a column of lists."""
+    offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(arrays)))
 
 
 def _shard_name(shard: Shard, plan: AttributionPlan, pairs: list[dict[str, Any]]) -> str:
@@ -130,9 +127,7 @@ def _shard_name(shard: Shard, plan: AttributionPlan, pairs: list[dict[str, Any]]
     return f"part-{shard.index:05d}-{key}"
 
 
-def attribute_pairs(
-    run: Run, shard: Shard, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan
-) -> ShardResult:
+def attribute_pairs(run: Run, shard: Shard, inputs: Inputs, plan: AttributionPlan) -> ShardResult:
     """Attribute the pairs of a shard into one file. Pairs whose image can no longer be read become error rows.
 
     In an incremental run, attributions are copied from its base run, an earlier run of the same audit. If the shard's
@@ -145,42 +140,49 @@ def attribute_pairs(
         done = pq.ParquetFile(stores.fetch(path)).metadata.num_rows
         return ShardResult(shard, name, done, len(pairs) - done, reused=True)
     earlier = find_reusable_rows(run, pairs)
-    new = [pair for pair in pairs if pair["pair_id"] not in earlier]
-    attributed, errors = _attribute_new(run, corpus, model, plan, new) if new else ([], [])
-    by_pair = earlier | {row["pair_id"]: row for row in attributed}
-    rows = [by_pair[pair["pair_id"]] for pair in pairs if pair["pair_id"] in by_pair]
+    have = {*earlier["pair_id"].to_pylist()}
+    new = [pair for pair in pairs if pair["pair_id"] not in have]
+    attributed, errors = _attribute_new(run, inputs, plan, new) if new else ([], [])
+    table = pa.concat_tables([earlier, *attributed])
+    order = pc.index_in(pa.array([pair["pair_id"] for pair in pairs]), table["pair_id"].combine_chunks())
     with run.open_writer("attributions", name) as writer:
-        writer.write(rows)
+        writer.write(table.take(order.drop_null()))
         if errors:
             with run.open_writer("ingest_errors", name) as error_writer:
                 error_writer.write(errors)
-    return ShardResult(shard, name, len(rows), len(errors), reused=False)
+    return ShardResult(shard, name, len(table), len(errors), reused=False)
 
 
 def _attribute_new(
-    run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan, pairs: Sequence[dict[str, Any]]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Attribute pairs; return rows of `attributions` for the readable ones, and error rows for the others."""
-    network = load_model(model)
-    statistics = calibrate_features(run, corpus, model, plan)
+    run: Run, inputs: Inputs, plan: AttributionPlan, pairs: Sequence[dict[str, Any]]
+) -> tuple[list[pa.Table], list[dict[str, Any]]]:
+    """Attribute pairs; return tables of `attributions` for the readable ones, and error rows for the others.
+
+    While the device attributes a batch, the rows of the batch before it are made and the next batch is read.
+    """
+    network, device = load_model(inputs.model), inputs.model.device
+    statistics = calibrate_features(run, inputs, plan)
+    size = inputs.model.batch_size or compute(device, m2ib.estimate_batch_size, network, plan.bottleneck)
     errors: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
-    configs = [plan.bottleneck]
-    if plan.second_seed:
-        configs.append(replace(plan.bottleneck, seed=plan.bottleneck.seed + 1))
-    with device_lock(model.device):
-        size = model.batch_size or m2ib.estimate_batch_size(network, plan.bottleneck)
-    for pixels, readable, failed in read_ahead(corpus, pairs, network, size):
-        errors.extend(failed)
-        if readable:
-            captions, keys = [pair["caption"] for pair in readable], [pair["pair_id"] for pair in readable]
-            with device_lock(model.device):
-                results = [
-                    m2ib.attribute(network, pixels, captions, config, statistics, keys=keys, batch_size=size)
-                    for config in configs
-                ]
-            rows.extend(_rows(results, readable, network))
-    return rows, errors
+    tables: list[pa.Table] = []
+    waiting: deque[tuple[Batch, Future[dict[str, Any]]]] = deque()
+
+    def finish() -> None:
+        batch, columns = waiting.popleft()
+        tables.append(_to_table(run, columns.result(), batch.pairs, network))
+
+    for batch in read_batches(run, inputs, pairs, network, size):
+        errors += (
+            {**pair, "stage": "attribute", "reason": str(error.reason), "detail": error.detail}
+            for pair, error in batch.failed
+        )
+        if batch.pairs:
+            waiting.append((batch, submit(device, _attribute_batch, network, batch, plan, statistics, size)))
+            if len(waiting) > 1:
+                finish()
+    while waiting:
+        finish()
+    return tables, errors
 
 
 def quarantine_shard(run: Run, shard: Shard, error: BaseException) -> ShardResult:
@@ -196,9 +198,9 @@ def quarantine_shard(run: Run, shard: Shard, error: BaseException) -> ShardResul
 
 
 @task(name="calibrate", **TASK_OPTIONS)
-def calibrate(run: Run, corpus: CorpusConfig, model: ModelConfig, plan: AttributionPlan) -> None:
+def calibrate(run: Run, inputs: Inputs, plan: AttributionPlan) -> None:
     """Estimate the feature statistics before any shard is attributed; see `calibrate_features`."""
-    calibrate_features(run, corpus, model, plan)
+    calibrate_features(run, inputs, plan)
 
 
 attribute = task(name="attribute", task_run_name="attribute-{shard.index}", **TASK_OPTIONS)(attribute_pairs)

@@ -4,29 +4,40 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from prefect import task
 
 from m2ib import DualEncoder
 from m2ib.analysis.overlays import Discovery, Occurrence, Overlay, find_overlays
+from tasks.device import compute
 from tasks.execution import TASK_OPTIONS
-from tasks.inputs import load_model, read_batch, read_mapped_pairs
+from tasks.inputs import load_model, read_batch, read_batches, read_mapped_pairs
 from tasks.lake.run import Run
 from tasks.progress import track
 from tasks.records import box_columns
-from tasks.settings import CorpusConfig, DiscoverConfig, ModelConfig
+from tasks.settings import DiscoverConfig, Inputs
 
 _BATCH = 64
 
 
+def _find(
+    network: DualEncoder, images: NDArray[np.uint8], maps: NDArray[np.float32], settings: DiscoverConfig
+) -> Discovery:
+    pixels = network.prepare_images(images)
+    return find_overlays(pixels, pixels.new_tensor(maps), settings.peaks, settings.min_images)
+
+
 def _search(
-    discovery: Discovery, corpus: CorpusConfig, pairs: Sequence[dict[str, Any]], model: DualEncoder
+    discovery: Discovery, run: Run, inputs: Inputs, pairs: Sequence[dict[str, Any]], model: DualEncoder
 ) -> Iterator[tuple[dict[str, Any], list[list[Occurrence]]]]:
     """Yield each pair whose image is still readable, with the places of each overlay in the image."""
-    for start in track(range(0, len(pairs), _BATCH), description="searching images for overlays"):
-        pixels, readable, _ = read_batch(corpus, pairs[start : start + _BATCH], model)
-        if readable:
-            occurrences = discovery.search(model.stack_images(pixels))
-            yield from ((pair, [overlay[i] for overlay in occurrences]) for i, pair in enumerate(readable))
+    batches = read_batches(run, inputs, pairs, model, _BATCH)
+    for batch in track(batches, len(pairs), "searching images for overlays", lambda batch: len(batch.pairs)):
+        if batch.pairs:
+            pixels = compute(inputs.model.device, model.prepare_images, batch.images)
+            occurrences = compute(inputs.model.device, discovery.search, pixels)
+            yield from ((pair, [overlay[i] for overlay in occurrences]) for i, pair in enumerate(batch.pairs))
 
 
 def _overlay_row(number: int, overlay: Overlay, occurrences: int, searched: int) -> dict[str, Any]:
@@ -44,21 +55,20 @@ def _overlay_row(number: int, overlay: Overlay, occurrences: int, searched: int)
 
 
 @task(name="discover", **TASK_OPTIONS)
-def discover(run: Run, corpus: CorpusConfig, model: ModelConfig, settings: DiscoverConfig, seed: int) -> int:
+def discover(run: Run, inputs: Inputs, settings: DiscoverConfig, seed: int) -> int:
     """Find recurring overlays in a sample, search all images for them, store them, and return their number."""
-    network = load_model(model)
+    network = load_model(inputs.model)
     pairs = read_mapped_pairs(run)
     hashed = sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}{pair['pair_id']}".encode()).digest())
-    pixels, sample, _ = read_batch(corpus, hashed[: settings.pairs], network)
+    sample = read_batch(run, inputs, hashed[: settings.pairs], network)
     regions: list[dict[str, Any]] = []
     overlays: list[dict[str, Any]] = []
-    if sample:
-        images = network.stack_images(pixels)
-        grid = (len(sample), sample[0]["grid_h"], sample[0]["grid_w"])
-        maps = images.new_tensor([pair["image_map"] for pair in sample]).reshape(grid)
-        discovery = find_overlays(images, maps, settings.peaks, settings.min_images)
+    if sample.pairs:
+        grid = (len(sample.pairs), sample.pairs[0]["grid_h"], sample.pairs[0]["grid_w"])
+        maps = np.array([pair["image_map"] for pair in sample.pairs], np.float32).reshape(grid)
+        discovery = compute(inputs.model.device, _find, network, sample.images, maps, settings)
         counts, searched = [0] * len(discovery.overlays), 0
-        for pair, found in _search(discovery, corpus, pairs, network) if discovery.overlays else ():
+        for pair, found in _search(discovery, run, inputs, pairs, network) if discovery.overlays else ():
             searched += 1
             for number, occurrences in enumerate(found):
                 counts[number] += bool(occurrences)

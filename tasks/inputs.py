@@ -1,24 +1,45 @@
-"""Inputs that stages share: the model (loaded once per process), the corpus, and the images and maps of pairs."""
+"""Inputs that stages share: the model (loaded once per process), the corpus, and the images and maps of pairs.
 
+Images are read by a pool of threads, which resize them without PyTorch. The model normalizes a batch on its device.
+"""
+
+import math
+import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 import m2ib
-from corpora import Corpus, CorpusError, Place, Reason, RowError, open_corpus
+from corpora import Corpus, CorpusError, Place, Reason, RowError, is_url, open_corpus
 from m2ib import M2IBError
+from tasks.device import compute
 from tasks.errors import BadInputError
+from tasks.image_cache import ImageCache, Prepared
 from tasks.lake.run import Run
-from tasks.settings import CorpusConfig, ModelConfig
+from tasks.settings import CorpusConfig, Inputs, ModelConfig
 
 IMAGE_COLUMNS = ("pair_id", "file_name", "container", "position", "image_sha256")
 """Columns of `pairs` that are needed to read an image."""
 VIEW_COLUMNS = ("view_x0", "view_y0", "view_x1", "view_y1")
 """Columns of `attributions`: the part of the original image that the model sees."""
 
+_CHUNK: Final = 8
+"""Number of images that a reader reads one after the other: enough that handing them over costs little."""
+_REMOTE_READERS: Final = 32
+"""Default number of readers of a remote corpus: they wait for its server most of the time."""
+SHARDS_IN_FLIGHT: Final = 8
+"""Number of shards of a process that are attributed at the same time, so that a batch is always ready."""
+_READ_AHEAD_BYTES: Final = 2**31
+
+Pairs = Sequence[dict[str, Any]]
+
 _load_lock = threading.Lock()
-_device_locks: dict[str, threading.Lock] = {}
 
 
 @cache
@@ -26,21 +47,18 @@ def _load(architecture: str, pretrained: str | None, device: str, compiled: bool
     network = m2ib.load_encoder(architecture, pretrained, device)
     if compiled:
         network.compile()
+    _ = network.digest  # computed here, in the thread of the device
     return network
 
 
 def load_model(settings: ModelConfig) -> "m2ib.DualEncoder":
     """Load the model, once per process. Raises BadInputError if it cannot be loaded."""
+    key = settings.architecture, settings.pretrained, settings.device, settings.compile
     try:
         with _load_lock:
-            return _load(settings.architecture, settings.pretrained, settings.device, settings.compile)
+            return compute(settings.device, _load, *key)
     except M2IBError as error:
         raise BadInputError(str(error)) from error
-
-
-def device_lock(device: str) -> threading.Lock:
-    """Return the lock of a device: its threads share one model, and its memory is enough for one batch at a time."""
-    return _device_locks.setdefault(device, threading.Lock())  # atomic
 
 
 @cache
@@ -66,23 +84,117 @@ def read_image(corpus: CorpusConfig, pair: dict[str, Any]) -> Any:
     return image.pixels
 
 
-def read_pixels(corpus: CorpusConfig, pair: dict[str, Any], model: "m2ib.DualEncoder") -> Any:
-    """Read and preprocess the image of a pair. Raises RowError if its file has changed since ingest."""
-    return model.preprocess(read_image(corpus, pair))
+@dataclass(frozen=True)
+class Batch:
+    """Images of pairs, prepared for the model."""
+
+    images: NDArray[np.uint8]  # (pairs, height, width, 3)
+    pairs: Pairs  # the readable ones
+    failed: list[tuple[dict[str, Any], RowError]]  # the others
 
 
-def read_batch(
-    corpus: CorpusConfig, pairs: Iterable[dict[str, Any]], model: "m2ib.DualEncoder"
-) -> tuple[list[Any], list[dict[str, Any]], list[tuple[dict[str, Any], RowError]]]:
-    """Read images of pairs; return preprocessed images, the pairs they belong to, and unreadable pairs with errors."""
-    pixels, readable, failed = [], [], []
-    for pair in pairs:
+@cache
+def _readers(number: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(number, thread_name_prefix="reader")
+
+
+@cache
+def _image_cache(_run: Run, shape: tuple[int, ...], limit: int) -> ImageCache:
+    return ImageCache(shape, limit)
+
+
+def _image_of(pair: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(pair[column] for column in IMAGE_COLUMNS[1:])
+
+
+def clear_images() -> None:
+    """Delete the prepared images that this process keeps."""
+    _image_cache.cache_clear()
+
+
+def _forget() -> None:
+    """Forget what a forked process must not use: the threads that it has not, and the files of its parent."""
+    _readers.cache_clear()
+    clear_images()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def read_batch(run: Run, inputs: Inputs, pairs: Pairs, network: "m2ib.DualEncoder") -> Batch:
+    """Read and resize the images of pairs with all readers."""
+    return _start_reading(run, inputs, pairs, network).result()
+
+
+def read_batches(run: Run, inputs: Inputs, pairs: Pairs, network: "m2ib.DualEncoder", size: int) -> Iterator[Batch]:
+    """Yield batches of `size` pairs; while the caller works on one batch, the readers read the next.
+
+    Large batches are not read ahead, because each shard in flight would hold two.
+    """
+    parts = (pairs[start : start + size] for start in range(0, len(pairs), size))
+    started = (_start_reading(run, inputs, part, network) for part in parts)
+    bytes_in_flight = 2 * SHARDS_IN_FLIGHT * size * math.prod((*network.image_size, 3))
+    following = next(started, None) if bytes_in_flight <= _READ_AHEAD_BYTES else None
+    for reading in started:
+        ready, following = (following, reading) if following else (reading, None)
+        yield ready.result()
+    if following:
+        yield following.result()
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A batch that is being read: each distinct image once."""
+
+    pairs: Pairs
+    place_of: dict[Any, int]  # place of each distinct image in `images`
+    images: NDArray[np.uint8]
+    chunks: list[Future[list[RowError | None]]]
+
+    def result(self) -> Batch:
+        """Wait for the readers."""
+        errors = [error for chunk in self.chunks for error in chunk.result()]
+        places = [self.place_of[_image_of(pair)] for pair in self.pairs]
+        failed = [(pair, error) for pair, place in zip(self.pairs, places, strict=True) if (error := errors[place])]
+        if not failed and len(self.images) == len(places):
+            return Batch(self.images, self.pairs, failed)
+        readable = [(pair, place) for pair, place in zip(self.pairs, places, strict=True) if not errors[place]]
+        return Batch(self.images[[place for _, place in readable]], [pair for pair, _ in readable], failed)
+
+
+def _start_reading(run: Run, inputs: Inputs, pairs: Pairs, network: "m2ib.DualEncoder") -> _Reading:
+    distinct = {_image_of(pair): pair for pair in pairs}
+    images = np.empty((len(distinct), *network.image_size, 3), np.uint8)
+    kept = _image_cache(run, (*network.image_size, 3), inputs.cache_bytes)
+
+    def read(first: int, some: Pairs) -> list[RowError | None]:
+        return [_read_into(images[first + i], inputs.corpus, pair, network, kept) for i, pair in enumerate(some)]
+
+    first_pairs = list(distinct.values())
+    pool = _readers(inputs.readers or _default_readers(inputs.corpus))
+    starts = range(0, len(first_pairs), _CHUNK)
+    chunks = [pool.submit(read, start, first_pairs[start : start + _CHUNK]) for start in starts]
+    return _Reading(pairs, {image: place for place, image in enumerate(distinct)}, images, chunks)
+
+
+def _read_into(
+    target: Prepared, corpus: CorpusConfig, pair: dict[str, Any], network: "m2ib.DualEncoder", kept: ImageCache
+) -> RowError | None:
+    """Read and resize the image of a pair into an array. Return the error if the image cannot be read."""
+    image = kept.get(pair["image_sha256"])
+    if image is None:
         try:
-            pixels.append(read_pixels(corpus, pair, model))
-            readable.append(pair)
+            image = network.resize(read_image(corpus, pair))
         except RowError as error:
-            failed.append((pair, error))
-    return pixels, readable, failed
+            return error
+        kept.add(pair["image_sha256"], image)
+    target[:] = image
+    return None
+
+
+def _default_readers(corpus: CorpusConfig) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(_REMOTE_READERS, cores) if is_url(corpus.path) else cores
 
 
 def read_mapped_pairs(run: Run) -> list[dict[str, Any]]:

@@ -11,6 +11,9 @@ from tasks.text.spans import normalize_text
 
 Share = Annotated[float, Field(ge=0, le=0.5)]
 
+CACHE_BYTES = 2 * 2**30
+"""Default size of the cache of prepared images: 14,000 images of 224 pixels."""
+
 
 def _check_root(text: str) -> str:
     parse_root(text)
@@ -113,6 +116,19 @@ class ModelConfig(Section):
     def name(self) -> str:
         """The name of the model: its architecture and pretrained tag."""
         return self.architecture + (f"/{self.pretrained}" if self.pretrained else "")
+
+
+class Inputs(Section):
+    """What is audited, and how its images are read."""
+
+    corpus: CorpusConfig
+    model: ModelConfig
+    readers: int | None = None  # threads; None: one per core, or more for a remote corpus
+    cache_bytes: int = CACHE_BYTES
+
+    def on(self, device: str) -> Self:
+        """Return the same inputs with the model on another device."""
+        return self.model_copy(update={"model": self.model.model_copy(update={"device": device})})
 
 
 class RegionsConfig(Section):

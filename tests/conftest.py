@@ -276,12 +276,12 @@ class Pipeline:
     def attribute(self, shard):
         from tasks.attribute import attribute_pairs
 
-        return attribute_pairs(self.run, shard, self.config.corpus, self.config.models()[0], self.plan)
+        return attribute_pairs(self.run, shard, self.config.inputs()[0], self.plan)
 
     def calibrate(self):
         from tasks.attribute import calibrate_features
 
-        return calibrate_features(self.run, self.config.corpus, self.config.models()[0], self.plan)
+        return calibrate_features(self.run, self.config.inputs()[0], self.plan)
 
     def store(self, results):
         from tasks.store import store
@@ -300,13 +300,13 @@ class Pipeline:
 
         config = self.config
         settings = config.confirm, config.alerts.min_pairs, config.seed
-        return confirm.fn(self.run, InterventionPlan(config.corpus, config.models()[0], *settings))
+        return confirm.fn(self.run, InterventionPlan(config.inputs()[0], *settings))
 
     def discover(self):
         from tasks.discover import discover
 
         config = self.config
-        return discover.fn(self.run, config.corpus, config.models()[0], config.discover, config.seed)
+        return discover.fn(self.run, config.inputs()[0], config.discover, config.seed)
 
     def cluster(self):
         from tasks.cluster import cluster

@@ -119,7 +119,7 @@ def sweep(
     rows: list[dict[str, Any]] = []
     try:
         encoder = load_model(model)
-        images = encoder.stack_images([encoder.preprocess(corpus.read_image(pair.place).pixels) for pair in sample])
+        images = [corpus.read_image(pair.place).pixels for pair in sample]
         variants = make_variants(config.bottleneck_config(), depth, beta, draws)
         for row in run_sweep(encoder, images, [pair.caption for pair in sample], variants, model.batch_size):
             rows.append(row)

@@ -106,16 +106,23 @@ def embed_occluded(
     masks: MaskArray,
     how: Fill,
     donors: Pixels | None = None,
+    chosen: Bool[np.ndarray, "images masks"] | None = None,
 ) -> Float[np.ndarray, "images masks embed"]:
-    """Embed each image once for each of its masks, with the masked pixels replaced by `fill_masks`."""
-    places = torch.cartesian_prod(torch.arange(masks.shape[0]), torch.arange(masks.shape[1]))
-    boolean = torch.from_numpy(masks)
+    """Embed each image once for each of its masks, with the masked pixels replaced by `fill_masks`.
+
+    With `chosen`, only these masks are covered, and the embeddings of the others are zero.
+    """
+    chosen = np.ones(masks.shape[:2], np.bool_) if chosen is None else chosen
+    places, boolean = torch.from_numpy(np.argwhere(chosen)), torch.from_numpy(masks)
 
     def fill_batch(batch: Tensor) -> Tensor:
         image, mask = batch.unbind(1)
         return fill_masks(pixels[image], boolean[image, mask], how, None if donors is None else donors[image])
 
-    return _embed_batches(encoder, map(fill_batch, places.split(BATCH))).reshape(*masks.shape[:2], -1)
+    embedded = _embed_batches(encoder, map(fill_batch, places.split(BATCH)))
+    embeddings = np.zeros((*masks.shape[:2], embedded.shape[-1]))
+    embeddings[chosen] = embedded
+    return embeddings
 
 
 def embed_images(encoder: DualEncoder, pixels: Pixels) -> Float[np.ndarray, "images embed"]:
@@ -156,24 +163,6 @@ def foil_margin(
     cosine = np.einsum("pve,pe->pv", versions, own)
     best = np.einsum("pve,pfe->pvf", versions, foils).max(axis=-1)
     return (cosine - best).reshape(images.shape[:-1])
-
-
-def measure_transplant(
-    encoder: DualEncoder,
-    sources: Pixels,
-    hosts: Pixels,
-    masks: MaskArray,
-    own: Float[np.ndarray, "images embed"],
-    foils: Float[np.ndarray, "images foils embed"],
-) -> Float[np.ndarray, "images masks"]:
-    """Paste regions of each source image into its host image, and measure how much the score of the host rises.
-
-    The score is the margin of the host with the caption of the source image (`own`) against captions of other pairs
-    (`foils`), as in `foil_margin`. The result is the margin with each pasted region minus that of the unchanged host.
-    """
-    before = foil_margin(embed_images(encoder, hosts), own, foils)
-    pasted = embed_occluded(encoder, hosts, masks, "swap", donors=sources)
-    return foil_margin(pasted, own, foils) - before[:, None]
 
 
 def draw_checkerboard(pixels: Pixels, masks: Bool[np.ndarray, "images height width"]) -> Pixels:

@@ -120,7 +120,7 @@ class PhraseInterventions:
         return self._fitting[text]
 
     def _count_different_tokens(self, text: str, other: str) -> int:
-        tokens, others = self._samples.network.tokenize([text, other])
+        tokens, others = self._samples.network.tokenizer([text, other]).numpy()
         return int((tokens != others).sum())
 
     def sample_claim(self, connection: sql.Connection, claim: Claim, pair_ids: Sequence[str]) -> PhraseSample:

@@ -26,20 +26,16 @@ Boxes = Mapping[str | None, Sequence[Box]]
 
 @dataclass(frozen=True)
 class RegionSample:
-    """Pairs on which a region is tested.
-
-    A region with a name (`region`) is tested in several slices in a row. Embeddings of its covered images are cached
-    until another region is tested, because slices overlap and differ only in their foils.
-    """
+    """Pairs on which a region is tested."""
 
     pair_ids: Sequence[str]
     pixels: Any  # preprocessed images
+    contents: Sequence[str]  # identifies the pixels of each image
     masks: NDArray[np.bool_]  # (pairs, 1 + controls, height, width): region and controls; empty where there are fewer
     hosts: Sequence[list[str]]  # up to `HOSTS` pairs with different captions; the image of the first one is readable
     clean: Numbers  # embeddings of the images, (pairs, embed)
     own: Numbers  # embeddings of the pairs' captions, (pairs, embed)
     foils: Numbers  # embeddings of the foils, (pairs, foils, embed)
-    region: str | None = None
 
     @property
     def area(self) -> float:
@@ -60,8 +56,6 @@ class RegionInterventions:
 
     def __init__(self, samples: Samples) -> None:
         self._samples, self._settings = samples, samples.plan.confirm
-        self._region: str | None = None
-        self._filled: dict[tuple[Fill, str], Numbers] = {}
 
     def read_boxes(self, connection: sql.Connection, pair_ids: Sequence[str]) -> Mapping[str, Boxes]:
         """Read the boxes of all regions of some pairs, by region and pair id."""
@@ -75,22 +69,20 @@ class RegionInterventions:
         """Prepare pairs for the test of a claim, which names a stored region and a slice; see `sample`."""
         region, slice_kind, slice_name = claim
         boxes = self.read_boxes(connection, pair_ids)[region]
-        return self.sample(pair_ids, boxes, slice_kind, slice_name, region)
+        return self.sample(pair_ids, boxes, slice_kind, slice_name)
 
-    def sample(
-        self, pair_ids: Sequence[str], boxes: Boxes, slice_kind: str, slice_name: str, region: str | None = None
-    ) -> RegionSample:
+    def sample(self, pair_ids: Sequence[str], boxes: Boxes, slice_kind: str, slice_name: str) -> RegionSample:
         """Prepare pairs of a slice for tests of a region, given its boxes.
 
         The foils depend on the slice; see `FoilFinder.find`. Pairs that cannot be measured are left out;
-        NotMeasurableError is raised if too few are left. `region` is explained in `RegionSample`.
+        NotMeasurableError is raised if too few are left.
         """
         samples, settings, found = self._samples, self._settings, []
         unreadable, no_foils, no_room = "unreadable images", "fewer than two foils", "no room for two controls"
         lost = dict.fromkeys((unreadable, no_foils, no_room), 0)
-        for pair_id in pair_ids:
+        for pair_id, image in zip(pair_ids, samples.read_images(pair_ids), strict=True):
             foils, mask = self._find_foils(pair_id, slice_kind, slice_name), self._region_mask(pair_id, boxes)
-            if (image := samples.read_image(pair_id)) is None:
+            if image is None:
                 lost[unreadable] += 1
             elif len(foils) < 2 or not (hosts := self._find_hosts(pair_id, foils)):
                 lost[no_foils] += 1
@@ -105,25 +97,24 @@ class RegionInterventions:
                 f"got {len(found)} measurable pairs of {len(pair_ids)}{f' ({reasons})' if reasons else ''}, "
                 f"expected at least {smallest}; check the images and captions of the pairs, or audit a larger corpus"
             )
-        return self._embed(found, region)
+        return self._embed(found)
 
-    def _embed(self, pairs: Sequence[tuple[Any, ...]], region: str | None = None) -> RegionSample:
+    def _embed(self, pairs: Sequence[tuple[Any, ...]]) -> RegionSample:
         """Compute the embeddings of a sample, given pair id, image, masks, hosts and foils of each pair.
 
         If a pair has fewer foils than others, its foils are repeated, because only the best foil counts.
         """
         samples, count = self._samples, self._settings.foils
         pair_ids, images, masks, hosts, foils = zip(*pairs, strict=True)
-        pixels = samples.network.stack_images(images)
         return RegionSample(
             pair_ids,
-            pixels,
+            samples.prepare_images(images),
+            [samples.content_of(pair_id) for pair_id in pair_ids],
             _pad(masks),
             hosts,
-            clean=samples.embed_images(pixels),
+            clean=np.stack(samples.embed_pairs(pair_ids)),
             own=samples.embed_captions([samples.captions[pair_id] for pair_id in pair_ids]),
             foils=np.stack([samples.embed_captions((own * count)[:count]) for own in foils]),
-            region=region,
         )
 
     def screen(self, pair_ids: Sequence[str], boxes: Boxes) -> Iterator[dict[str, Any]]:
@@ -133,16 +124,14 @@ class RegionInterventions:
         fewer than two foils.
         """
         found: list[tuple[Any, ...]] = []
-        for pair_id in pair_ids:
+        for pair_id, image in zip(pair_ids, self._samples.read_images(pair_ids), strict=True):
             mask, foils = self._region_mask(pair_id, boxes), self._find_foils(pair_id, "any", "")
-            measurable = mask.any() and not mask.all() and len(foils) > 1
-            if measurable and (image := self._samples.read_image(pair_id)) is not None:
+            if mask.any() and not mask.all() and len(foils) > 1 and image is not None:
                 found.append((pair_id, image, mask[None], [], foils))
         if found:
             sample = self._embed(found)
             margins = sample.margin(sample.clean)
-            filled = self._samples.embed_occluded(sample.pixels, sample.masks, "mean")
-            drops = margins - sample.margin(filled)[:, 0]
+            drops = margins - sample.margin(self._embed_covered(sample, "mean"))[:, 0]
             for pair_id, margin, drop in zip(sample.pair_ids, margins.tolist(), drops.tolist(), strict=True):
                 yield {"pair_id": pair_id, "margin": margin, "drop": drop}
 
@@ -161,65 +150,53 @@ class RegionInterventions:
             hosts.pop(0)
         return hosts[:HOSTS]
 
-    def _host_images(self, sample: RegionSample, turn: int) -> Any:
-        """Return the image of each pair's host number `turn`; its first host replaces a missing or unreadable one."""
-        read = self._samples.read_image
-        images = [(read(hosts[turn if turn < len(hosts) else 0]), hosts[0]) for hosts in sample.hosts]
-        return self._samples.network.stack_images([read(first) if image is None else image for image, first in images])
+    def _choose_hosts(self, sample: RegionSample, turn: int) -> list[str]:
+        """Return each pair's host number `turn`; its first host replaces a missing or unreadable one."""
+        chosen = [hosts[turn if turn < len(hosts) else 0] for hosts in sample.hosts]
+        images = self._samples.read_images(chosen)
+        return [
+            hosts[0] if image is None else host for host, image, hosts in zip(chosen, images, sample.hosts, strict=True)
+        ]
 
     def draw_tag(self, sample: RegionSample) -> RegionSample:
         """Return the sample with a synthetic tag drawn into the region."""
-        pixels = occlusion.draw_checkerboard(sample.pixels, sample.masks[:, 0])
-        return replace(sample, pixels=pixels, clean=self._samples.embed_images(pixels))
+        pixels = self._samples.compute(occlusion.draw_checkerboard, sample.pixels, sample.masks[:, 0])
+        contents = [f"{content} with a tag" for content in sample.contents]
+        return replace(sample, pixels=pixels, contents=contents, clean=self._samples.embed_images(pixels))
+
+    def _embed_covered(self, sample: RegionSample, fill: Fill, donors: Sequence[str] = ()) -> Numbers:
+        return self._samples.embed_occluded(sample.pixels, sample.contents, sample.masks, fill, donors)
 
     def margins(self, sample: RegionSample, fill: Fill) -> Margins:
         """Measure the margins of a sample with one fill. With the fill `swap` they are means over each pair's hosts."""
-        embed = self._samples.embed_occluded
-        present: NDArray[np.bool_] = np.any(sample.masks, axis=(2, 3))
         if fill == "swap":
-            donors = (self._host_images(sample, turn) for turn in range(max(map(len, sample.hosts))))
-            swapped = [sample.margin(embed(sample.pixels, sample.masks, fill, images)) for images in donors]
-            margins = np.mean(swapped, axis=0)
-        elif sample.region is None:
-            margins = sample.margin(embed(sample.pixels, sample.masks, fill))
+            hosts = (self._choose_hosts(sample, turn) for turn in range(max(map(len, sample.hosts))))
+            margins = np.mean([sample.margin(self._embed_covered(sample, fill, host)) for host in hosts], axis=0)
         else:
-            margins = sample.margin(self._occlude_cached(sample, fill, present))
-        return Margins(sample.margin(sample.clean), margins[:, 0], np.where(present[:, 1:], margins[:, 1:], np.nan))
-
-    def _occlude_cached(self, sample: RegionSample, fill: Fill, present: NDArray[np.bool_]) -> Numbers:
-        """Embed the covered images of a sample, each once per region; `present` is true for masks that are not empty.
-
-        Only embeddings for the other masks are cached, because the number of empty masks depends on the sample.
-        """
-        if sample.region != self._region:
-            self._filled.clear()
-            self._region = sample.region
-        new = [i for i, pair_id in enumerate(sample.pair_ids) if (fill, pair_id) not in self._filled]
-        if new:
-            filled = self._samples.embed_occluded(sample.pixels[new], sample.masks[new], fill)
-            for place, index in enumerate(new):
-                self._filled[fill, sample.pair_ids[index]] = filled[place][present[index]]
-        return _pad([self._filled[fill, pair_id] for pair_id in sample.pair_ids], sample.masks.shape[1])
+            margins = sample.margin(self._embed_covered(sample, fill))
+        present: NDArray[np.bool_] = np.any(sample.masks[:, 1:], axis=(2, 3))
+        return Margins(sample.margin(sample.clean), margins[:, 0], np.where(present, margins[:, 1:], np.nan))
 
     def transplant(self, sample: RegionSample) -> Numbers | None:
         """Measure how much more the margin of a pair's first host rises when the region, and not a control, is pasted.
 
-        A frame cannot be transplanted: return None if the region is a frame in any image.
+        The margin is that of the host's image with the caption of the pair. A frame cannot be transplanted: return
+        None if the region is a frame in any image.
         """
         if any(is_frame(mask) for mask in sample.masks[:, 0]):
             return None
-        hosts, masks = self._host_images(sample, 0), sample.masks[:, :2]
-        with self._samples.lock:
-            rises = occlusion.measure_transplant(
-                self._samples.network, sample.pixels, hosts, masks, sample.own, sample.foils
-            )
+        samples, hosts = self._samples, self._choose_hosts(sample, 0)
+        pixels = samples.prepare_images(samples.read_images(hosts))
+        contents = [samples.content_of(host) for host in hosts]
+        pasted = samples.embed_occluded(pixels, contents, sample.masks[:, :2], "swap", sample.pair_ids)
+        rises = sample.margin(pasted) - sample.margin(np.stack(samples.embed_pairs(hosts)))[:, None]
         difference: Numbers = rises[:, 0] - rises[:, 1]
         return difference
 
 
-def _pad(stacks: Sequence[NDArray[Any]], size: int | None = None) -> NDArray[Any]:
-    """Stack arrays of unequal length, padded with zeros to `size` or, by default, to the longest one."""
-    size = size or max(len(stack) for stack in stacks)
+def _pad(stacks: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Stack arrays of unequal length, padded with zeros to the longest one."""
+    size = max(map(len, stacks))
     padded = np.zeros((len(stacks), size, *stacks[0].shape[1:]), dtype=stacks[0].dtype)
     for place, stack in zip(padded, stacks, strict=True):
         place[: len(stack)] = stack

@@ -1,32 +1,37 @@
 """Data that all interventions of a run share: model, images, captions and embeddings, each loaded or computed once."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 import sql
-from corpora import RowError
 from m2ib.analysis import occlusion
-from tasks.inputs import IMAGE_COLUMNS, device_lock, load_model, read_pixels
+from tasks.device import compute
+from tasks.inputs import IMAGE_COLUMNS, load_model, read_batch
 from tasks.interventions.foils import FoilFinder
 from tasks.interventions.statistics import Numbers
 from tasks.lake.run import Run
-from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
+from tasks.settings import ConfirmConfig, Inputs
 
 _BATCH = 64
+_KEPT_IMAGES = 512
+_KEPT_EMBEDDINGS = 200_000
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class InterventionPlan:
     """Settings of all stages that cover regions or leave out phrases."""
 
-    corpus: CorpusConfig
-    model: ModelConfig
+    inputs: Inputs
     confirm: ConfirmConfig
     min_pairs: int
     seed: int
@@ -41,7 +46,7 @@ class Samples:
 
     def __init__(self, run: Run, plan: InterventionPlan) -> None:
         self.run, self.plan = run, plan
-        self.network, self.lock = load_model(plan.model), device_lock(plan.model.device)
+        self.network = load_model(plan.inputs.model)
         rows = list(run.iter_rows("pairs", [*IMAGE_COLUMNS, "caption"]))
         self._rows = {row["pair_id"]: row for row in rows}
         self.captions: dict[str, str] = {row["pair_id"]: row["caption"] for row in rows}
@@ -51,14 +56,40 @@ class Samples:
             self._pairs_by_caption[self.captions[pair_id]].append(pair_id)
         self._caption_embeddings: dict[str, Numbers] = {}
         self._image_embeddings: dict[str, Any] = {}
-        self.read_image = lru_cache(maxsize=256)(self._read_image)
+        self._covered: OrderedDict[tuple[Any, ...], Numbers] = OrderedDict()
+        self._images: OrderedDict[str, NDArray[np.uint8] | None] = OrderedDict()
+        self._lock = threading.RLock()
 
-    def _read_image(self, pair_id: str) -> Any:
-        """Return the preprocessed image of a pair, or None if it can no longer be read."""
-        try:
-            return read_pixels(self.plan.corpus, self._rows[pair_id], self.network)
-        except RowError:
-            return None
+    def compute(self, function: Callable[..., Result], *args: Any) -> Result:
+        """Call a function in the thread of the model's device."""
+        return compute(self.plan.inputs.model.device, function, *args)
+
+    def read_images(self, pair_ids: Sequence[str]) -> list[NDArray[np.uint8] | None]:
+        """Return the resized image of each pair, or None if it can no longer be read."""
+        found = {pair_id: self._images[pair_id] for pair_id in pair_ids if pair_id in self._images}
+        if missing := [pair_id for pair_id in dict.fromkeys(pair_ids) if pair_id not in found]:
+            batch = read_batch(self.run, self.plan.inputs, [self._rows[pair_id] for pair_id in missing], self.network)
+            new = dict.fromkeys(missing) | {
+                pair["pair_id"]: image for pair, image in zip(batch.pairs, batch.images, strict=True)
+            }
+            found |= new
+            with self._lock:
+                self._images |= new
+                while len(self._images) > _KEPT_IMAGES:
+                    self._images.popitem(last=False)
+        return [found[pair_id] for pair_id in pair_ids]
+
+    def read_image(self, pair_id: str) -> NDArray[np.uint8] | None:
+        """Return the resized image of a pair, or None if it can no longer be read."""
+        return self.read_images([pair_id])[0]
+
+    def content_of(self, pair_id: str) -> str:
+        """Return the sha256 of a pair's image file."""
+        return str(self._rows[pair_id]["image_sha256"])
+
+    def prepare_images(self, images: Sequence[NDArray[np.uint8] | None]) -> Any:
+        """Return readable images as one tensor of preprocessed images."""
+        return self.compute(self.network.prepare_images, np.stack([image for image in images if image is not None]))
 
     def read_large_slices(self, connection: sql.Connection) -> list[dict[str, Any]]:
         """Return the slices with enough pairs for an alert, each with a sample of its pairs as `pair_ids`."""
@@ -75,34 +106,75 @@ class Samples:
 
     def embed_images(self, pixels: Any) -> Numbers:
         """Embed preprocessed images."""
-        with self.lock:
-            return occlusion.embed_images(self.network, pixels)
+        return self.compute(occlusion.embed_images, self.network, pixels)
 
-    def embed_occluded(self, pixels: Any, masks: Any, fill: occlusion.Fill, donors: Any = None) -> Numbers:
-        """Embed preprocessed images with each of their masks covered; see `occlusion.embed_occluded`."""
-        with self.lock:
-            return occlusion.embed_occluded(self.network, pixels, masks, fill, donors)
+    def embed_occluded(
+        self,
+        pixels: Any,
+        contents: Sequence[str],
+        masks: NDArray[np.bool_],
+        fill: occlusion.Fill,
+        donors: Sequence[str] = (),
+    ) -> Numbers:
+        """Embed preprocessed images with each of their masks covered, each covered image once per run.
+
+        Args:
+            pixels: Preprocessed images.
+            contents: A text that identifies the pixels of each image, such as the sha256 of its file.
+            masks: Masks (images, masks, height, width). The embedding for an empty mask is zero.
+            fill: How the masks are filled; see `occlusion.fill_masks`.
+            donors: With the fill `swap`, the pair for each image that the filling is taken from.
+        """
+        keys = [
+            [(content, _digest(mask), fill, *(self.content_of(donors[i]) for _ in donors[:1])) for mask in masks[i]]
+            for i, content in enumerate(contents)
+        ]
+        present: NDArray[np.bool_] = np.any(masks, axis=(2, 3))
+        with self._lock:
+            new = np.array([[key not in self._covered for key in row] for row in keys]) & present
+            rows = np.flatnonzero(new.any(axis=1)).tolist()
+            if len(rows):
+                donated = self.prepare_images(self.read_images([donors[i] for i in rows])) if donors else None
+                embeddings = self.compute(self._embed_rows, pixels, rows, masks, fill, donated, new)
+                for i, j in np.argwhere(new[rows]):
+                    self._covered[keys[rows[i]][j]] = embeddings[i, j]
+            found = np.stack([self._covered[keys[i][j]] for i, j in np.argwhere(present)])
+            while len(self._covered) > _KEPT_EMBEDDINGS:
+                self._covered.popitem(last=False)
+        result = np.zeros((*present.shape, found.shape[-1]))
+        result[present] = found
+        return result
+
+    def _embed_rows(self, pixels: Any, rows: list[int], masks: Any, fill: Any, donated: Any, chosen: Any) -> Numbers:
+        return occlusion.embed_occluded(self.network, pixels[rows], masks[rows], fill, donated, chosen[rows])
 
     def embed_captions(self, captions: Sequence[str]) -> Numbers:
         """Embed captions, each distinct one once per run; return an array (captions, embed)."""
-        new = list(dict.fromkeys(caption for caption in captions if caption not in self._caption_embeddings))
-        if new:
-            with self.lock:
-                embeddings = occlusion.embed_captions(self.network, new)
-            self._caption_embeddings.update(zip(new, embeddings, strict=True))
+        with self._lock:
+            new = list(dict.fromkeys(caption for caption in captions if caption not in self._caption_embeddings))
+            if new:
+                embeddings = self.compute(occlusion.embed_captions, self.network, new)
+                self._caption_embeddings.update(zip(new, embeddings, strict=True))
         return np.stack([self._caption_embeddings[caption] for caption in captions])
 
     def embed_pairs(self, pair_ids: Sequence[str]) -> list[Any]:
-        """Embed the images of pairs, each once per run; None for an image that can no longer be read."""
-        new = [pair_id for pair_id in dict.fromkeys(pair_ids) if pair_id not in self._image_embeddings]
-        for start in range(0, len(new), _BATCH):
-            pixels = {pair_id: self.read_image(pair_id) for pair_id in new[start : start + _BATCH]}
-            readable = {pair_id: image for pair_id, image in pixels.items() if image is not None}
-            self._image_embeddings.update(dict.fromkeys(pixels))
-            if readable:
-                embeddings = self.embed_images(self.network.stack_images(list(readable.values())))
-                self._image_embeddings.update(zip(readable, embeddings, strict=True))
-        return [self._image_embeddings[pair_id] for pair_id in pair_ids]
+        """Embed the images of pairs, each distinct one once per run; None for an image that can no longer be read."""
+        with self._lock:
+            content = {pair_id: self.content_of(pair_id) for pair_id in pair_ids}
+            new = {sha256: pair_id for pair_id, sha256 in content.items() if sha256 not in self._image_embeddings}
+            contents = list(new)
+            for start in range(0, len(contents), _BATCH):
+                some = contents[start : start + _BATCH]
+                images = dict(zip(some, self.read_images([new[sha256] for sha256 in some]), strict=True))
+                self._image_embeddings.update(dict.fromkeys(images))
+                if readable := {sha256: image for sha256, image in images.items() if image is not None}:
+                    embeddings = self.embed_images(self.prepare_images(list(readable.values())))
+                    self._image_embeddings.update(zip(readable, embeddings, strict=True))
+        return [self._image_embeddings[content[pair_id]] for pair_id in pair_ids]
+
+
+def _digest(mask: NDArray[np.bool_]) -> bytes:
+    return hashlib.sha256(np.packbits(mask).tobytes()).digest()
 
 
 @lru_cache(maxsize=1)

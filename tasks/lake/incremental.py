@@ -60,26 +60,31 @@ def _list_differences(lake: Root, record: Mapping[str, Any], facts: Mapping[str,
     return differences
 
 
-def find_reusable_rows(run: Run, pairs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return, by pair id, the attributions that the base run (the run that this one builds upon) has of these pairs.
+def find_reusable_rows(run: Run, pairs: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return the attributions that the base run (the run that this one builds upon) has of these pairs.
 
     A pair of the base run counts as the same if it has the same `pair_id` and `caption`.
     """
     base = run.read_manifest().get("base_run")
+    found = sql.schema("attributions").empty_table()
     if not base:
-        return {}
+        return found
     captions = {pair["pair_id"]: pair["caption"] for pair in pairs}
     row_groups, ids, group_of = _index_pairs(Run(run.lake, base))
     keys = np.array(sorted(captions), dtype=ids.dtype)
     places = np.searchsorted(ids, keys)
     matches = places[np.take(ids, places, mode="clip") == keys] if len(ids) else places[:0]
-    found = {}
     for path, number in (row_groups[index] for index in np.unique(group_of[matches])):
         with open_parquet(path, ADVICE) as file:
-            group = file.read_row_group(number)
-        for row in group.filter(pc.is_in(group["pair_id"], pa.array(list(captions), pa.string()))).to_pylist():
-            if row["caption"] == captions[row["pair_id"]]:
-                found[row["pair_id"]] = row | {"attributed_by": row["attributed_by"] or base}
+            group = file.read_row_group(number).select(found.schema.names)
+        known = [captions.get(pair_id) for pair_id in group["pair_id"].to_pylist()]
+        same = group.filter(pc.fill_null(pc.equal(group["caption"], pa.array(known, pa.string())), False))
+        by = pc.fill_null(same["attributed_by"], base)
+        columns = {name: same[name] for name in found.schema.names} | {
+            "run_id": [run.run_id] * len(same),
+            "attributed_by": by,
+        }
+        found = pa.concat_tables([found, sql.conform_columns("attributions", columns)])
     return found
 
 

@@ -71,7 +71,7 @@ class TableWriter:
         self._append(sql.conform_columns(self.table, {**columns, "run_id": [self.run_id] * rows}), rows)
 
     def _append(self, table: pa.Table, row_group_size: int | None) -> None:
-        if row_group_size != 0:
+        if table.num_rows:
             self.file.write_table(table, row_group_size=row_group_size)
         self.rows += table.num_rows
 

@@ -37,10 +37,10 @@ from tasks.attribute import attribute_pairs
 from tasks.errors import ShardsError
 
 @task
-def deadly(run, shard, corpus, model, plan):
+def deadly(run, shard, inputs, plan):
     if shard.index == 1:
         os._exit(1)
-    return attribute_pairs(run, shard, corpus, model, plan)
+    return attribute_pairs(run, shard, inputs, plan)
 
 fan_out.attribute = deadly
 try:

@@ -7,7 +7,7 @@ import open_clip
 import pytest
 import torch
 from conftest import CONTEXT, make_encoder, tiny_model
-from open_clip.transform import PreprocessCfg
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -17,6 +17,16 @@ from m2ib import DualEncoder, ModelLoadError, load_encoder
 def deployed(model, **preprocess):
     model.visual.preprocess_cfg = model.visual.preprocess_cfg | preprocess
     return make_encoder(model)
+
+
+MEANS_AND_STDS = sorted(
+    {
+        (tuple(config["mean"]), tuple(config["std"]))
+        for name, tag in open_clip.list_pretrained()
+        if (config := open_clip.get_pretrained_cfg(name, tag)).get("mean") is not None
+    }
+)
+"""Of all models of open_clip."""
 
 
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
@@ -29,7 +39,7 @@ def test_field_of_view_equals_the_part_that_preprocessing_keeps(mode, size):
     ramp[..., 0] = np.linspace(0, 255, width)[None, :].astype(np.uint8)
     ramp[..., 1] = np.linspace(0, 255, height)[:, None].astype(np.uint8)
     ramp[..., 2] = 255  # marks the image, as opposed to padding
-    visible = encoder.preprocess(Image.fromarray(ramp)).numpy()
+    visible = encoder.prepare_images([Image.fromarray(ramp)])[0].numpy()
     x0, y0, x1, y1 = encoder.field_of_view(width, height)
     rows, columns = visible.shape[1:]
     xs = x0 + (np.arange(columns) + 0.5) / columns * (x1 - x0)
@@ -41,6 +51,26 @@ def test_field_of_view_equals_the_part_that_preprocessing_keeps(mode, size):
     assert np.abs(visible[1] - ys[:, None])[inside].max() < tolerance
     padding = (xs[None, :] < -0.05) | (xs[None, :] > 1.05) | (ys[:, None] < -0.05) | (ys[:, None] > 1.05)
     assert (visible[2][padding] < 0.5).all()
+
+
+@pytest.mark.parametrize("size", [40, (40, 20)], ids=str)
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("mean_and_std", MEANS_AND_STDS, ids=str)
+def test_prepared_images_equal_those_of_open_clip_to_the_bit(mean_and_std, mode, interpolation, size):
+    mean, std = mean_and_std
+    config = {"size": size, "resize_mode": mode, "interpolation": interpolation, "mean": mean, "std": std}
+    model = tiny_model(image_size=size)
+    encoder = deployed(model, **config)
+    transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+    random = np.random.default_rng(0)
+    images = [
+        Image.fromarray(random.integers(0, 256, (*shape, 3), dtype=np.uint8))
+        for shape in ((40, 40), (61, 97), (97, 61), (17, 200))
+    ]
+    expected = torch.stack([transform(image) for image in images])
+    assert torch.equal(encoder.prepare_images(images), expected)
+    assert torch.equal(encoder.prepare_images(np.stack([encoder.resize(image) for image in images])), expected)
 
 
 def test_digest_identifies_the_model_and_not_only_its_weights():

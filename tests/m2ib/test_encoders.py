@@ -115,5 +115,5 @@ def test_preset_needs_no_calibration_for_a_folder(tmp_path):
 def test_truncated_text_is_counted_in_characters(encoder):
     room = encoder.tokenize(["a"]).shape[1] - 2
     full = " ".join(["a"] * room)
-    cut = encoder.count_truncated_characters(["a dog", full[:-2], full, f"{full} b", f"{full}  a longer end."])
-    assert cut == [0, 0, 0, 2, 15]
+    texts = ["", "a dog", full[:-2], full, f"{full} b", f"{full}  a longer end."]
+    assert encoder.count_truncated_characters(texts, encoder.tokenize(texts)) == [0, 0, 0, 0, 2, 15]

@@ -10,7 +10,7 @@ from PIL import Image
 from m2ib import DualEncoder
 from tasks.interventions import samples as samples_module
 from tasks.interventions.samples import InterventionPlan
-from tasks.settings import ConfirmConfig, CorpusConfig, ModelConfig
+from tasks.settings import ConfirmConfig, CorpusConfig, Inputs, ModelConfig
 from tasks.store import corner_boxes, frame_boxes
 
 SIZE = 24
@@ -29,8 +29,11 @@ class ToyModel(DualEncoder):
     def frozen(self):
         return torch.inference_mode()
 
-    def preprocess(self, image):
-        return torch.from_numpy(np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255)
+    def resize(self, image):
+        return np.asarray(image)
+
+    def prepare_images(self, images):
+        return images if isinstance(images, torch.Tensor) else torch.from_numpy(images).permute(0, 3, 1, 2) / 255
 
     def tokenize(self, texts):
         return torch.tensor([["shadow" in text, "normal" in text] for text in texts]).float()
@@ -98,4 +101,5 @@ def run_with_findings(hand_written_run, tmp_path):
         ],
     )
     corpus, model = CorpusConfig(path=tmp_path, format="folder"), ModelConfig(architecture="toy", device="cpu")
-    return hand_written_run, InterventionPlan(corpus, model, ConfirmConfig(pairs=24, negatives=4), 8, 0)
+    inputs = Inputs(corpus=corpus, model=model)
+    return hand_written_run, InterventionPlan(inputs, ConfirmConfig(pairs=24, negatives=4), 8, 0)

@@ -1,7 +1,6 @@
 """Shards are attributed once, in batches of any size, into files whose names depend on all settings of a map."""
 
 import dataclasses
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.parquet as pq
@@ -80,23 +79,6 @@ def test_every_pair_of_the_shards_has_its_maps(shared_phantom_audit):
         assert min(row["image_map"]) > -1e-3
         assert [row[f"view_{key}"] for key in ("x0", "y0", "x1", "y1")] == [0, 0, 1, 1]
         assert -1 <= row["cosine"] <= 1
-
-
-def test_next_batch_is_read_while_one_is_processed(monkeypatch):
-    started = {batch: threading.Event() for batch in ((0, 1), (2, 3), (4,))}
-
-    def read(corpus, pairs, model):
-        started[tuple(pairs)].set()
-        return None, list(pairs), []
-
-    monkeypatch.setattr(stage, "_read_batch", read)
-    batches = stage.read_ahead(None, range(5), None, 2)
-    for current, following in ((0, 1), (2, 3)), ((2, 3), (4,)):
-        assert next(batches)[1] == list(current)
-        assert started[following].wait(timeout=120)
-    assert next(batches)[1] == [4]
-    assert list(batches) == []
-    assert list(stage.read_ahead(None, [], None, 2)) == []
 
 
 def test_a_finished_shard_is_not_attributed_again(attributed_audit, monkeypatch):

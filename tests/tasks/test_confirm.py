@@ -66,6 +66,7 @@ def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(run_with_finding
     with run.connect() as connection:
         verdicts = sql.read(connection, "FROM verdicts")
     assert {(row["weakest"], row["tested"], row["confirmed"]) for row in verdicts} == {("mean", 24, False)}
+    load_samples.cache_clear()
     model.reliance = 1.0
     confirm.fn(run, plan)
     assert model.num_embedded > 2 * num_embedded_without_reliance
@@ -94,9 +95,9 @@ def test_a_repeated_stage_gives_the_same_rows_and_alerts_are_confirmed_or_suspec
 def test_unreadable_image_is_left_out(run_with_findings, use_toy_model):
     run, plan = run_with_findings
     use_toy_model(1.0)
-    (plan.corpus.root / "3.png").unlink()
-    (plan.corpus.root / "4.png").write_bytes(b"no image")
-    Image.new("RGB", (24, 24)).save(plan.corpus.root / "40.png")  # a host image may have changed
+    (plan.inputs.corpus.root / "3.png").unlink()
+    (plan.inputs.corpus.root / "4.png").write_bytes(b"no image")
+    Image.new("RGB", (24, 24)).save(plan.inputs.corpus.root / "40.png")  # a host image may have changed
     assert confirm.fn(run, replace(plan, confirm=ConfirmConfig(pairs=64))) == 2
     assert {row["n"] for row in read_table(run)} == {0, 28}
 
@@ -105,7 +106,7 @@ def test_unmeasurable_finding_is_not_confirmed_and_has_a_reason(run_with_finding
     run, plan = run_with_findings
     use_toy_model(1.0)
     for number in range(30):
-        (plan.corpus.root / f"{number}.png").unlink()
+        (plan.inputs.corpus.root / f"{number}.png").unlink()
     assert confirm.fn(run, plan) == 0
     rows = read_table(run)
     assert {row["fill"] for row in rows} == {"mean", "blur", "swap"}

@@ -100,15 +100,16 @@ def test_a_repeated_search_replaces_its_rows_without_images_that_changed_since(
 ):
     run = searched_copy.run
     before = query_rows(run, "FROM regions LEFT JOIN pairs USING (pair_id) ORDER BY ALL")
-    read = inputs.read_pixels
+    read = inputs.read_image
     changed_file = next(name for name, box in corpus_with_moving_tag[1].items() if box)
 
-    def read_all_but_one(corpus, pair, model):
+    def read_all_but_one(corpus, pair):
         if pair["file_name"] == changed_file:
             raise RowError(Reason.CHANGED_SINCE_INGEST, "changed")
-        return read(corpus, pair, model)
+        return read(corpus, pair)
 
-    monkeypatch.setattr(inputs, "read_pixels", read_all_but_one)
+    inputs.clear_images()
+    monkeypatch.setattr(inputs, "read_image", read_all_but_one)
     assert searched_copy.discover() == 1
     (stamp,) = query_rows(run, "FROM stamps")
     assert stamp["searched"] == PAIRS - 1
@@ -121,6 +122,6 @@ def test_a_repeated_search_replaces_its_rows_without_images_that_changed_since(
 def test_too_few_pairs_give_no_overlay(searched_copy):
     config = searched_copy.config
     settings = DiscoverConfig(pairs=4, peaks=3, min_images=3)
-    assert stage.discover.fn(searched_copy.run, config.corpus, config.models()[0], settings, 0) == 0
+    assert stage.discover.fn(searched_copy.run, config.inputs()[0], settings, 0) == 0
     assert query_rows(searched_copy.run, "FROM stamps") == []
     assert [row["region"] for row in query_rows(searched_copy.run, "FROM regions")] == ["frame"]

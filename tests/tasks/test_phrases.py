@@ -16,7 +16,7 @@ from tasks.interventions import samples as samples_module
 from tasks.interventions.phrases import PhraseInterventions, replace_spans
 from tasks.interventions.samples import InterventionPlan, NotMeasurableError, load_samples
 from tasks.phrases import phrases
-from tasks.settings import AlertsConfig, ConfirmConfig, CorpusConfig, ModelConfig, PhrasesConfig
+from tasks.settings import AlertsConfig, ConfirmConfig, CorpusConfig, Inputs, ModelConfig, PhrasesConfig
 
 ALERTS = AlertsConfig(factor=2.0, min_pairs=8, examples=2)
 PHRASES = PhrasesConfig()
@@ -37,10 +37,16 @@ class ToyModel(DualEncoder):
     def frozen(self):
         return torch.inference_mode()
 
-    def preprocess(self, image):
-        return torch.from_numpy(np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255)
+    def resize(self, image):
+        return np.asarray(image)
+
+    def prepare_images(self, images):
+        return images if isinstance(images, torch.Tensor) else torch.from_numpy(images).permute(0, 3, 1, 2) / 255
 
     def tokenize(self, texts):
+        return self.tokenizer(texts)
+
+    def tokenizer(self, texts):
         self.vocabulary += sorted({word for text in texts for word in text.split()} - set(self.vocabulary))
         rows = [[self.vocabulary.index(word) for word in text.split()][: self.context - 2] for text in texts]
         return torch.tensor([[0, *row, *[1] * (self.context - 1 - len(row))] for row in rows])
@@ -78,7 +84,7 @@ def fill(run, folder, captions, labels, context=24):
         row |= {"text_map": [50.0, *nats, 50.0], "text_nats": 100 + sum(nats)}
     run.write_table("attributions", attributions)
     corpus, model = CorpusConfig(path=folder, format="folder"), ModelConfig(architecture="toy", device="cpu")
-    return run, InterventionPlan(corpus, model, ConfirmConfig(pairs=24), 8, 0)
+    return run, InterventionPlan(Inputs(corpus=corpus, model=model), ConfirmConfig(pairs=24), 8, 0)
 
 
 @pytest.fixture
@@ -197,7 +203,7 @@ def test_unmeasurable_phrase_has_a_reason(run_with_phrase, use_toy_model, rewrit
     run, plan = run_with_phrase
     use_toy_model(1.0)
     count_findings(run)
-    for path in plan.corpus.root.glob("*.png"):
+    for path in plan.inputs.corpus.root.glob("*.png"):
         path.unlink()
     assert confirm.fn(run, plan) == 0
     reasons = {row["reason"] for row in query_rows(run, "FROM confirmations WHERE slice_kind = 'corpus'")}

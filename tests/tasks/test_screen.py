@@ -59,7 +59,7 @@ def test_costs_are_those_of_the_pairs(run_with_findings, use_toy_model):
 
 def test_a_pair_that_cannot_be_measured_is_left_out(run_with_findings, use_toy_model):
     run, plan = run_with_findings
-    (plan.corpus.root / "3.png").write_bytes(b"no image any more")
+    (plan.inputs.corpus.root / "3.png").write_bytes(b"no image any more")
     use_toy_model(1.0)
     assert screen.fn(run, plan) == 53 * 5
 

@@ -213,9 +213,9 @@ def test_attributions_of_a_compacted_base_are_reused_and_only_their_row_groups_a
         return read(self, number, columns=columns, **others)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
-    found = find_reusable_rows(run, pairs[2:5])
-    assert {pair_id: row["image_map"] for pair_id, row in found.items()} == {
+    found = find_reusable_rows(run, pairs[2:5]).to_pylist()
+    assert {row["pair_id"]: row["image_map"] for row in found} == {
         pair["pair_id"]: [1.0, float(pair["row_number"])] for pair in pairs[2:5]
     }
-    assert {row["attributed_by"] for row in found.values()} == {RUN}
+    assert {(row["run_id"], row["attributed_by"]) for row in found} == {(run.run_id, RUN)}
     assert numbers_read == [1, 2]

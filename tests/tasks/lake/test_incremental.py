@@ -197,9 +197,9 @@ def test_pairs_that_the_base_could_not_attribute_are_retried(write_corpus, begin
     root = write_corpus(range(ROWS))
     first_run = begin_run(root)
     shards = first_run.ingest()
-    first_run.calibrate()
     pair = first_run.run.read_row_group("pairs", 0)[2]
     (root / pair["file_name"]).unlink()
+    first_run.calibrate()
     first_run.store([first_run.attribute(shard) for shard in shards])
     first_run.run.finish("completed")
     attributed_ids.clear()

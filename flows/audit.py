@@ -21,7 +21,7 @@ from tasks.confirm import confirm
 from tasks.discover import discover
 from tasks.flag import flag
 from tasks.ingest import ingest
-from tasks.inputs import SHARDS_IN_FLIGHT
+from tasks.inputs import SHARDS_IN_FLIGHT, clear_images
 from tasks.interventions.samples import InterventionPlan
 from tasks.lake.run import Run
 from tasks.notify import notify, notify_failed_start
@@ -66,7 +66,10 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     with serve_metrics(config.run.metrics, [model.device for model in models]), run_lifecycle(run, signer) as stage:
         if seconds := seconds_since_start():
             stage.add("start", seconds)
-        _run_pipeline(run, config, models, stage)
+        try:
+            _run_pipeline(run, config, models, stage)
+        finally:
+            clear_images(run)
     return conclude(run, signer)
 
 

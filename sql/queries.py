@@ -1,7 +1,7 @@
 """Access to the SQL files of this package (names, text, digests), and to the Arrow schemas of stored tables."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from itertools import takewhile
 from pathlib import Path

@@ -26,6 +26,7 @@ class ImageCache:
         self._shape, self._size = shape, int(np.prod(shape))
         self._slots = limit // self._size
         self._slot_of: dict[str, int] = {}
+        self.misses = 0  # number of times that an image was not in the cache
         self._lock = threading.Lock()
         self._file, path = tempfile.mkstemp(dir=stores.scratch_folder())
         Path(path).unlink()
@@ -35,6 +36,8 @@ class ImageCache:
         """Return the prepared image of a file, or None if it is not in the cache."""
         slot = self._slot_of.get(sha256)
         if slot is None:
+            with self._lock:
+                self.misses += 1
             return None
         data = os.pread(self._file, self._size, slot * self._size)
         return np.frombuffer(data, np.uint8).reshape(self._shape)

@@ -98,18 +98,31 @@ def _readers(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, thread_name_prefix="reader")
 
 
-@cache
-def _image_cache(_run: Run, shape: tuple[int, ...], limit: int) -> ImageCache:
-    return ImageCache(shape, limit)
+_image_caches: dict[tuple[Any, ...], ImageCache] = {}
+_image_caches_lock = threading.Lock()
+
+
+def _image_cache(run: Run, shape: tuple[int, ...], limit: int) -> ImageCache:
+    with _image_caches_lock:
+        key = run, shape, limit
+        if key not in _image_caches:
+            _image_caches[key] = ImageCache(shape, limit)
+        return _image_caches[key]
 
 
 def _image_of(pair: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(pair[column] for column in IMAGE_COLUMNS[1:])
 
 
-def clear_images() -> None:
-    """Delete the prepared images that this process keeps."""
-    _image_cache.cache_clear()
+def count_reads(run: Run) -> int:
+    """Return how many images of a run's pairs this process has read from the corpus; see `clear_images`."""
+    return sum(kept.misses for (of_run, *_), kept in _image_caches.items() if of_run == run)
+
+
+def clear_images(run: Run | None = None) -> None:
+    """Delete the prepared images of a run, or of all runs, that this process keeps."""
+    for key in [key for key in _image_caches if run in (None, key[0])]:
+        del _image_caches[key]
 
 
 def _forget() -> None:

@@ -19,6 +19,7 @@ def make_attribution(image_map, cosine):
         text_cosine=empty,
         image_steps=empty.int(),
         text_steps=empty.int(),
+        truncated=[0],
     )
 
 

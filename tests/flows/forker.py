@@ -34,11 +34,11 @@ def write_line(word, number):
     os.write(1, f"{word} {number}\n".encode())
 
 
-def run_sequentially(run, shards, config, engine, plan):
+def run_sequentially(run, shards, engine, plan):
     results = []
     for shard in shards:
         try:
-            results.append(fan_out.attribute(run, shard, config.corpus, engine.models[0], plan))
+            results.append(fan_out.attribute(run, shard, engine.inputs[0], plan))
         except RuntimeError as error:
             results.append(fan_out.quarantine_shard(run, shard, error))
     return results

@@ -20,7 +20,7 @@ from flows.engines import Engine, check_engine
 from stores import lake_root
 from tasks.errors import BadInputError
 from tasks.records import Shard, ShardResult
-from tasks.settings import ModelConfig
+from tasks.settings import CorpusConfig, Inputs, ModelConfig
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DIFFERS_PER_RUN = {"run_id"}
@@ -111,9 +111,9 @@ def test_gpus_per_task(nodes, requested, gpus):
 
 
 def test_gpus_that_no_node_has_are_bad_input(hand_written_run):
-    model = ModelConfig(architecture="x")
+    inputs = Inputs(corpus=CorpusConfig(path="c"), model=ModelConfig(architecture="x"))
     with pytest.raises(BadInputError, match=r"no node has a free CPU and 1 GPUs; .* set gpus_per_task to 0"):
-        engines._check_nodes(make_cluster(0, 0), 1, hand_written_run, None, model)
+        engines._check_nodes(make_cluster(0, 0), 1, hand_written_run, inputs)
 
 
 def test_lost_worker_is_an_outcome_but_other_errors_are_raised():

@@ -50,7 +50,7 @@ def run_fan_out(monkeypatch, hand_written_run, settings, phantoms, tmp_path):
         monkeypatch.setattr(flow, "wait", lambda waiting: list(end_futures(waiting)))
         config = settings(phantoms, tmp_path / "lake")
         shards = [Shard(index, 2) for index in range(count)]
-        return flow.fan_out(hand_written_run, shards, config, Engine(config.models()), None)
+        return flow.fan_out(hand_written_run, shards, Engine(config.inputs()), None)
 
     run.futures, run.running = futures, running
     return run

@@ -31,11 +31,11 @@ def config(settings, phantoms, tmp_path):
 def run_audit(no_prefect, monkeypatch):
     """run_audit(config, poison=..., resume=...): run the flow without Prefect; poison: errors by shard."""
 
-    def run_sequentially(run, shards, config, engine, plan):
+    def run_sequentially(run, shards, engine, plan):
         outcomes = []
         for shard in shards:
             try:
-                outcomes.append(fan_out.attribute(run, shard, config.corpus, engine.models[0], plan))
+                outcomes.append(fan_out.attribute(run, shard, engine.inputs[0], plan))
             except BaseException as error:  # noqa: BLE001  # stored, as a future does
                 outcomes.append(error)
         futures = [SimpleNamespace(result=lambda raise_on_failure, outcome=outcome: outcome) for outcome in outcomes]

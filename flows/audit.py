@@ -10,25 +10,26 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.begin import begin, find_run_of_flow, seconds_since_start
 from flows.config import AuditConfig
-from flows.engines import acquire_slots, find_limits, start_engine
+from flows.engines import Engine, acquire_slots, find_limits, start_engine
 from flows.fan_out import fan_out
 from flows.lifecycle import AuditResult, conclude, run_lifecycle
 from flows.metrics import INGEST_ERRORS, serve_metrics
 from tasks.alert import alert
 from tasks.attribute import calibrate
 from tasks.cluster import cluster
-from tasks.confirm import confirm
-from tasks.discover import discover
+from tasks.confirm import confirm, plan_tests, run_tests
+from tasks.discover import DiscoveryPlan, discover, plan_search, search_images
 from tasks.flag import flag
 from tasks.ingest import ingest
-from tasks.inputs import SHARDS_IN_FLIGHT, clear_images
+from tasks.inputs import SHARDS_IN_FLIGHT, clear_images, count_reads
 from tasks.interventions.samples import InterventionPlan
 from tasks.lake.run import Run
 from tasks.notify import notify, notify_failed_start
 from tasks.phrases import phrases
 from tasks.progress import Stages
-from tasks.screen import screen
-from tasks.self_audit import self_audit
+from tasks.records import ShardResult
+from tasks.screen import cover_regions, plan_screening, screen
+from tasks.self_audit import check_region, plan_self_audit, self_audit
 from tasks.settings import ModelConfig
 from tasks.store import store
 from tasks.validate import validate
@@ -76,53 +77,74 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
 def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], stage: Stages) -> None:
     """Run all stages and write the final status of the run."""
     every_device, gpu_limits = config.inputs(), find_limits(config.run.gpu_limit, models)
-    inputs, corpus, min_pairs = every_device[0], every_device[0].corpus, config.alerts.min_pairs
-    failures: list[str] = []
+    slots = gpu_limits if config.run.engine == "local" else []  # Ray shares out GPUs
     with start_engine(config.run, run, every_device) as engine:
-        with stage("ingest"):
-            settings = config.regions.columns, config.lake.shard_size, config.seed, config.regions.detectors
-            shards = ingest(run, corpus, *settings)
-        INGEST_ERRORS.set(run.read_manifest()["counts"]["errors"])
-        if shards:
-            plan = config.attribution_plan(run.read_manifest())
-            with (
-                stage("attribute"),
-                acquire_slots(gpu_limits if config.run.engine == "local" else []),
-            ):  # Ray shares out GPUs
-                engine.once(calibrate, run=run, inputs=engine.inputs[0], plan=plan)
-                results = fan_out(run, shards, engine, plan)
-    if shards:
-        with stage("store"):
-            store(run, results, config.regions, config.mask_boxes)
+        results = _attribute(run, config, engine, slots, stage)
         failures = [result.failure for result in results if result.failure]
-    warnings = [f"{len(failures)} of {len(shards)} shards failed: {'; '.join(failures[:3])}"] if failures else []
-    with stage("validate"):
-        gates = validate(run)
-    if gates.critical:
-        run.finish("stopped", "; ".join([*gates.critical, *warnings]), stage_seconds=stage)
-        return
-    warnings += [*gates.warnings, *run.read_manifest().get("detector_failures", [])]
-    if config.discover.enabled:
-        with stage("discover"):
-            discover(run, inputs, config.discover, config.seed)
-    if config.clusters.enabled:
-        with stage("cluster"):
-            cluster(run, min_pairs, config.seed)
-    with stage("phrases"):
-        phrases(run, config.phrases, min_pairs)
+        warnings = [f"{len(failures)} of {len(results)} shards failed: {'; '.join(failures[:3])}"] if failures else []
+        with stage("validate"):
+            gates = validate(run)
+        if gates.critical:
+            run.finish("stopped", "; ".join([*gates.critical, *warnings]), stage_seconds=stage)
+            return
+        warnings += [*gates.warnings, *run.read_manifest().get("detector_failures", [])]
+        attribution_reads = count_reads(run)
+        warnings += _find_alerts(run, config, engine, slots, stage)
+    with stage("notify"):
+        notify(run, config.notify, config.alerts.min_pairs)
+    if read_again := count_reads(run) - attribution_reads:
+        get_run_logger().info(
+            "%d images were read again, because [run] cache_bytes = %d did not have them",
+            read_again,
+            config.run.cache_bytes,
+        )
+    status = "completed_with_errors" if failures else "completed"
+    run.finish(status, "; ".join(warnings) or None, stage_seconds=stage, images_read_again=read_again)
+
+
+def _attribute(run: Run, config: AuditConfig, engine: Engine, slots: Sequence[str], stage: Stages) -> list[ShardResult]:
+    """Read the corpus, attribute its pairs and store them; return the results of all shards."""
+    with stage("ingest"):
+        settings = config.regions.columns, config.lake.shard_size, config.seed, config.regions.detectors
+        shards = ingest(run, config.corpus.absolute(), *settings)
+    INGEST_ERRORS.set(run.read_manifest()["counts"]["errors"])
+    if not shards:
+        return []
+    plan = config.attribution_plan(run.read_manifest())
+    with stage("attribute"), acquire_slots(slots):
+        engine.once(calibrate, run=run, inputs=engine.inputs[0], plan=plan)
+        results = fan_out(run, shards, engine, plan)
+    with stage("store"):
+        store(run, results, config.regions, config.mask_boxes)
+    return results
+
+
+def _find_alerts(run: Run, config: AuditConfig, engine: Engine, slots: Sequence[str], stage: Stages) -> list[str]:
+    """Propose findings, test them and raise alerts; return warnings."""
+    inputs, min_pairs = config.inputs()[0], config.alerts.min_pairs
     tests = InterventionPlan(inputs, config.confirm, min_pairs, config.seed)
-    with acquire_slots(gpu_limits[:1]):
+    with acquire_slots(slots):
+        if config.discover.enabled:
+            with stage("discover"):
+                search = DiscoveryPlan(inputs, config.discover, config.seed)
+                engine.run_parts(search_images, run, search, plan_search(run, search))
+                discover(run, search)
+        if config.clusters.enabled:
+            with stage("cluster"):
+                cluster(run, min_pairs, config.seed)
+        with stage("phrases"):
+            phrases(run, config.phrases, min_pairs)
         with stage("screen"):
+            engine.run_parts(cover_regions, run, tests, plan_screening(run, tests))
             screen(run, tests)
         with stage("flag"):
-            warnings += flag(run, config.alerts, config.custom_rules)
+            warnings = flag(run, config.alerts, config.custom_rules)
         with stage("confirm"):
+            engine.run_parts(run_tests, run, tests, plan_tests(run, tests))
             confirm(run, tests)
         with stage("self-audit"):
+            engine.run_parts(check_region, run, tests, plan_self_audit(tests))
             self_audit(run, tests)
     with stage("alert"):
         alert(run, config.alerts)
-    with stage("notify"):
-        notify(run, config.notify, min_pairs)
-    status = "completed_with_errors" if failures else "completed"
-    run.finish(status, "; ".join(warnings) or None, stage_seconds=stage)
+    return warnings

@@ -10,11 +10,11 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
-from prefect import Task, get_run_logger
+from prefect import Task, get_run_logger, unmapped
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
@@ -27,10 +27,13 @@ from flows.provenance import code_version, environment
 from tasks.errors import BadInputError
 from tasks.inputs import load_corpus, load_model
 from tasks.lake.run import Run
+from tasks.parts import Part, chunks
 from tasks.settings import CorpusConfig, Inputs, ModelConfig
 
 _OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory of a temporary Ray cluster: few, because tasks exchange paths and keys, never tensors."""
+BATCH = 64
+"""Number of tasks that are submitted together."""
 _CRASHES = 2
 """Number of times that Ray retries a shard whose worker process died, before the shard counts as failed."""
 
@@ -53,6 +56,15 @@ class Engine:
             task(**parameters)
         else:
             self.runner.submit(task, parameters).result()
+
+    def run_parts(self, task: Task[..., Any], run: Run, plan: Any, parts: Sequence[Part]) -> None:
+        """Run a task for each part of a stage, spread over the devices. Raises the first error after all have ended."""
+        for some in chunks(parts, BATCH):
+            plans = [replace(plan, inputs=self.inputs[part.index % len(self.inputs)]) for part in some]
+            futures = self.map(task, run=unmapped(run), plan=plans, part=list(some))
+            for outcome in [self.outcome(future) for future in futures]:
+                if isinstance(outcome, BaseException):
+                    raise outcome
 
     def outcome(self, future: PrefectFuture[Any]) -> Any:
         """Return the result of a task, or the exception that it raised or that Ray raised because its worker died."""

@@ -8,7 +8,7 @@ from prefect.exceptions import PrefectException
 from prefect.futures import PrefectFuture, as_completed, wait
 
 import sql
-from flows.engines import Engine
+from flows.engines import BATCH, Engine
 from flows.metrics import Pace
 from tasks.attribute import attribute, quarantine_shard
 from tasks.errors import BadInputError, StoreError
@@ -17,9 +17,6 @@ from tasks.lake.run import Run
 from tasks.messages import Progress
 from tasks.progress import bar
 from tasks.records import AttributionPlan, Shard, ShardResult
-
-BATCH = 64
-"""Number of shards whose tasks are submitted together."""
 
 _AFFECTS_ALL_SHARDS = (BadInputError, StoreError, sql.LakeError, PrefectException, httpx.HTTPError)
 """Errors that would fail every shard. The last two mean that Prefect's server does not answer."""

@@ -3,8 +3,9 @@
 Regions are covered and phrases left out. The p values of all tests of a run are adjusted together.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from prefect import task
@@ -14,10 +15,13 @@ from tasks.execution import TASK_OPTIONS
 from tasks.interventions.phrases import PhraseInterventions
 from tasks.interventions.regions import RegionInterventions
 from tasks.interventions.samples import InterventionPlan, NotMeasurableError, load_samples
-from tasks.interventions.statistics import adjust_p_values, bootstrap_interval, evaluate, explain_failure
+from tasks.interventions.statistics import Evidence, adjust_p_values, bootstrap_interval, evaluate, explain_failure
 from tasks.lake.run import Run
+from tasks.parts import Part, Rows, chunks, make_parts, remove_parts
 from tasks.progress import track
 from tasks.records import Claim, claim_of
+
+_PHRASES_PER_PART = 32
 
 
 def _test_finding(
@@ -26,12 +30,12 @@ def _test_finding(
     """Test a finding with `RegionInterventions` or `PhraseInterventions`, one fill after the other.
 
     The first fill that fails ends the test, because a finding must pass with every fill. Yield a row for each fill,
-    with its `evidence`, or with the `reason` why there is none.
+    with the statistics of its `Evidence`, or with the `reason` why there is none.
     """
     claim, settings, seed = claim_of(finding), plan.confirm, plan.seed
     parameters = {key: finding[key] for key in ("run_id", "region", "slice_kind", "slice")}
     sample = sql.rows(connection, "derive/slice_sample", seed=seed, limit=settings.pairs, **parameters)
-    row: dict[str, Any] = {**finding, "n": 0, "evidence": None, "reason": None}
+    row: dict[str, Any] = {**finding, "n": 0, "reason": None}
     try:
         sample = interventions.sample_claim(connection, claim, [row["pair_id"] for row in sample])
         if (rises := interventions.transplant(sample)) is not None:
@@ -45,10 +49,15 @@ def _test_finding(
             yield row | {"fill": fill}
             continue
         evidence = evaluate(interventions.margins(sample, fill), settings.floor_share, fill, seed, *claim)
-        yield row | {"fill": fill, "evidence": evidence, **asdict(evidence)}
+        yield row | {"fill": fill, **asdict(evidence)}
         # q is never less than p: a test that fails by p fails.
         if explain_failure(evidence, evidence.p, settings.level):
             row["reason"] = f"not measured: all fills must pass, and the fill {fill} did not; see its row"
+
+
+def _evidence_of(row: Mapping[str, Any]) -> Evidence | None:
+    """Return the statistics in a row; None if nothing could be measured."""
+    return Evidence(**{one.name: row[one.name] for one in fields(Evidence)}) if "p" in row else None
 
 
 def _adjust(rows: Sequence[Mapping[str, Any]], screened: Iterable[Claim]) -> dict[Claim, float]:
@@ -60,7 +69,7 @@ def _adjust(rows: Sequence[Mapping[str, Any]], screened: Iterable[Claim]) -> dic
     tests with p = 1, because rules selected the proposed claims by the losses that the screening measured on the same
     pairs.
     """
-    measured = {claim_of(row) for row in rows if row["evidence"]}
+    measured = {claim_of(row) for row in rows if "p" in row}
     p = dict.fromkeys(screened, 1.0) | dict.fromkeys(measured, 0.0)
     for row in rows:
         if (claim := claim_of(row)) in measured:
@@ -74,12 +83,43 @@ def _judge(rows: Sequence[dict[str, Any]], screened: Iterable[Claim], level: flo
     failed: set[Claim] = set()
     for row in rows:
         claim = claim_of(row)
-        if row["evidence"]:
-            row |= {"q": q[claim], "reason": explain_failure(row["evidence"], q[claim], level)}
+        if evidence := _evidence_of(row):
+            row |= {"q": q[claim], "reason": explain_failure(evidence, q[claim], level)}
         row |= {"tests": len(q), "passed": row["reason"] is None}
         if not row["passed"]:
             failed.add(claim)
     return [row | {"confirmed": claim_of(row) not in failed} for row in rows]
+
+
+def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
+    """Divide the findings of a run into parts: those of one region, or some of those of phrases."""
+    if not plan.confirm.enabled:
+        return []
+    with run.connect() as connection:
+        findings = sql.rows(connection, "derive/findings_to_confirm", run_id=run.run_id)
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for finding in findings:
+        groups["" if finding["side"] == "text" else finding["region"]].append(finding)
+    phrases = groups.pop("", [])
+    return make_parts("confirm", [*groups.values(), *chunks(phrases, _PHRASES_PER_PART)])
+
+
+def _test_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
+    def compute() -> Iterator[dict[str, Any]]:
+        samples = load_samples(run, plan)
+        regions, phrases = RegionInterventions(samples), PhraseInterventions(samples)
+        with run.connect() as connection:
+            for finding in part.work:
+                interventions = phrases if finding["side"] == "text" else regions
+                yield from _test_finding(connection, finding, interventions, plan)
+
+    return part.rows(run, compute)
+
+
+@task(name="test", task_run_name="test-{part.index}", **TASK_OPTIONS)
+def run_tests(run: Run, plan: InterventionPlan, part: Part) -> None:
+    """Test the findings of a part."""
+    _test_part(run, plan, part)
 
 
 @task(name="confirm", **TASK_OPTIONS)
@@ -89,17 +129,13 @@ def confirm(run: Run, plan: InterventionPlan) -> int:
     Findings that a stronger slice explains are tested as well: the slice with the most attribution need not be the one
     that the score depends on.
     """
-    tests: list[dict[str, Any]] = []
+    parts = plan_tests(run, plan)
+    tests = [row for part in track(parts, description="testing findings") for row in _test_part(run, plan, part)]
     screened: list[dict[str, Any]] = []
     if plan.confirm.enabled:
         with run.connect() as connection:
             screened = sql.rows(connection, "derive/screened_slices", run_id=run.run_id, min_pairs=plan.min_pairs)
-            if findings := sql.rows(connection, "derive/findings_to_confirm", run_id=run.run_id):
-                samples = load_samples(run, plan)
-                regions, phrases = RegionInterventions(samples), PhraseInterventions(samples)
-                for finding in track(findings, description="testing findings"):
-                    interventions = phrases if finding["side"] == "text" else regions
-                    tests += _test_finding(connection, finding, interventions, plan)
     rows = _judge(tests, map(claim_of, screened), plan.confirm.level)
     run.write_table("confirmations", rows)
+    remove_parts(run, parts)
     return len({claim_of(row) for row in rows if row["confirmed"]})

@@ -4,16 +4,54 @@ A screening is not a test: it uses one fill and no controls, on the pairs that a
 from the losses that it measures.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 from prefect import task
 
 import sql
 from tasks.execution import TASK_OPTIONS
 from tasks.interventions.regions import RegionInterventions
-from tasks.interventions.samples import InterventionPlan, load_samples
+from tasks.interventions.samples import InterventionPlan, load_samples, read_large_slices
 from tasks.lake.run import Run
+from tasks.parts import Part, Rows, chunks, make_parts, remove_parts
 from tasks.progress import track
 
 _BATCH = 64
+_PAIRS_PER_PART = 4 * _BATCH
+
+
+def plan_screening(run: Run, plan: InterventionPlan) -> list[Part]:
+    """Divide the pairs that are sampled from any slice into parts. There are none without regions to cover."""
+    if not plan.confirm.enabled:
+        return []
+    with run.connect() as connection:
+        regions = [row["region"] for row in sql.rows(connection, "derive/regions_to_screen", run_id=run.run_id)]
+        if not regions:
+            return []
+        slices = read_large_slices(connection, run, plan)
+    sample = sorted({pair_id for row in slices for pair_id in row["pair_ids"]})
+    works = ({"regions": regions, "pair_ids": pair_ids} for pair_ids in chunks(sample, _PAIRS_PER_PART))
+    return make_parts("screen", works)
+
+
+def _screen_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
+    def compute() -> Iterator[dict[str, Any]]:
+        interventions = RegionInterventions(load_samples(run, plan))
+        with run.connect() as connection:
+            for pair_ids in chunks(part.work["pair_ids"], _BATCH):
+                boxes = interventions.read_boxes(connection, pair_ids)
+                for region in part.work["regions"]:
+                    for row in interventions.screen(pair_ids, boxes[region]):
+                        yield row | {"region": region}
+
+    return part.rows(run, compute)
+
+
+@task(name="cover", task_run_name="cover-{part.index}", **TASK_OPTIONS)
+def cover_regions(run: Run, plan: InterventionPlan, part: Part) -> None:
+    """Cover the regions in the pairs of a part."""
+    _screen_part(run, plan, part)
 
 
 @task(name="screen", **TASK_OPTIONS)
@@ -22,15 +60,9 @@ def screen(run: Run, plan: InterventionPlan) -> int:
 
     If tests are disabled ([confirm] enabled = false), nothing is covered.
     """
-    with run.changes() as changes, changes.open_writer("screenings") as writer, run.connect() as connection:
-        regions = [row["region"] for row in sql.rows(connection, "derive/regions_to_screen", run_id=run.run_id)]
-        if plan.confirm.enabled and regions:
-            samples = load_samples(run, plan)
-            interventions = RegionInterventions(samples)
-            sample = sorted({pair_id for row in samples.read_large_slices(connection) for pair_id in row["pair_ids"]})
-            for start in track(range(0, len(sample), _BATCH), description="covering regions"):
-                pair_ids = sample[start : start + _BATCH]
-                boxes = interventions.read_boxes(connection, pair_ids)
-                for region in regions:
-                    writer.write(row | {"region": region} for row in interventions.screen(pair_ids, boxes[region]))
+    parts = plan_screening(run, plan)
+    with run.changes() as changes, changes.open_writer("screenings") as writer:
+        for part in track(parts, description="covering regions"):
+            writer.write(_screen_part(run, plan, part))
+    remove_parts(run, parts)
     return writer.rows

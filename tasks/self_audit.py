@@ -10,9 +10,16 @@ from prefect import task
 
 from tasks.execution import TASK_OPTIONS
 from tasks.interventions.regions import RegionInterventions, RegionSample
-from tasks.interventions.samples import InterventionPlan, NotMeasurableError, load_samples
+from tasks.interventions.samples import (
+    InterventionPlan,
+    NotMeasurableError,
+    clear_samples,
+    load_samples,
+    read_large_slices,
+)
 from tasks.interventions.statistics import Evidence, estimate_sensitivity, evaluate, explain_failure, generator
 from tasks.lake.run import Run
+from tasks.parts import Part, Rows, make_parts, remove_parts
 from tasks.progress import track
 from tasks.records import Box
 
@@ -91,25 +98,44 @@ def _square(x0: float, y0: float) -> Box:
     return x0, y0, x0 + SIDE, y0 + SIDE
 
 
+def plan_self_audit(plan: InterventionPlan) -> list[Part]:
+    """Divide the self-audit into parts: the synthetic tag, and each random region."""
+    return make_parts("self-audit", [None, *range(plan.confirm.negatives)] if plan.confirm.enabled else [])
+
+
+def _audit_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
+    def compute() -> Iterator[dict[str, Any]]:
+        with run.connect() as connection:
+            slices = read_large_slices(connection, run, plan)
+        if not slices:
+            return
+        tests = [row["tests"] for row in run.iter_rows("confirmations", ["tests"])]
+        level = plan.confirm.level / max([*tests, 1])
+        audit = _SelfAudit(RegionInterventions(load_samples(run, plan)), slices, plan, level)
+        with contextlib.suppress(NotMeasurableError):
+            if part.work is None:
+                yield from audit.test_tag()
+            else:
+                yield audit.test_random_region(part.work)
+
+    return part.rows(run, compute)
+
+
+@task(name="check-region", task_run_name="check-region-{part.index}", **TASK_OPTIONS)
+def check_region(run: Run, plan: InterventionPlan, part: Part) -> None:
+    """Test a region for which the expected result is known."""
+    _audit_part(run, plan, part)
+
+
 @task(name="self-audit", **TASK_OPTIONS)
 def self_audit(run: Run, plan: InterventionPlan) -> int:
     """Test regions for which the expected result is known; return the number of rows of `self_audits`.
 
     Each is tested alone, at the significance level divided by the number of the run's tests (Bonferroni).
     """
-    rows: list[dict[str, Any]] = []
-    if plan.confirm.enabled:
-        samples = load_samples(run, plan)
-        with run.connect() as connection:
-            slices = samples.read_large_slices(connection)
-        if slices:
-            tests = [row["tests"] for row in run.iter_rows("confirmations", ["tests"])]
-            level = plan.confirm.level / max([*tests, 1])
-            audit = _SelfAudit(RegionInterventions(samples), slices, plan, level)
-            with contextlib.suppress(NotMeasurableError):
-                rows += audit.test_tag()
-            for number in track(range(plan.confirm.negatives), description="testing random regions"):
-                with contextlib.suppress(NotMeasurableError):
-                    rows.append(audit.test_random_region(number))
-    load_samples.cache_clear()  # this is the last stage that needs them
-    return run.write_table("self_audits", rows)
+    parts = plan_self_audit(plan)
+    rows = [row for part in track(parts, description="testing known regions") for row in _audit_part(run, plan, part)]
+    clear_samples()  # this is the last stage that needs them
+    count = run.write_table("self_audits", rows)
+    remove_parts(run, parts)
+    return count

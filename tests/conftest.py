@@ -303,10 +303,10 @@ class Pipeline:
         return confirm.fn(self.run, InterventionPlan(config.inputs()[0], *settings))
 
     def discover(self):
-        from tasks.discover import discover
+        from tasks.discover import DiscoveryPlan, discover
 
         config = self.config
-        return discover.fn(self.run, config.inputs()[0], config.discover, config.seed)
+        return discover.fn(self.run, DiscoveryPlan(config.inputs()[0], config.discover, config.seed))
 
     def cluster(self):
         from tasks.cluster import cluster

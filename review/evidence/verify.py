@@ -23,7 +23,7 @@ from stores.ledger import LedgerError, Record
 
 _TEMPORARY: Final = re.compile(r"(.*/)?\.[^/]+\.tmp")
 """Names of incomplete files of killed processes; nothing reads them."""
-_SHARD: Final = re.compile(r"(attributions|ingest_errors)/part-[^/]+\.parquet")
+_SHARD: Final = re.compile(r"(attributions|ingest_errors)/part-[^/]+\.parquet|parts/[^/]+\.json")
 """Names of the files of a shard. Interrupted attempts leave such files, which no manifest lists."""
 _REPORT: Final = re.compile(r"report[^/]*\.(html|pdf)")
 _MANIFEST: Final = "manifest.json"

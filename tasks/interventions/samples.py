@@ -5,7 +5,6 @@ import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -91,12 +90,6 @@ class Samples:
         """Return readable images as one tensor of preprocessed images."""
         return self.compute(self.network.prepare_images, np.stack([image for image in images if image is not None]))
 
-    def read_large_slices(self, connection: sql.Connection) -> list[dict[str, Any]]:
-        """Return the slices with enough pairs for an alert, each with a sample of its pairs as `pair_ids`."""
-        plan = self.plan
-        parameters = {"min_pairs": plan.min_pairs, "seed": plan.seed, "limit": plan.confirm.pairs}
-        return sql.rows(connection, "derive/large_slices", run_id=self.run.run_id, **parameters)
-
     def choose_pair(self, caption: str, pair_id: str, purpose: str) -> str:
         """Return the id of a pair with this caption, chosen by a hash of the seed, the purpose and `pair_id`."""
         key = f"{self.plan.seed}\x1f{purpose}\x1f{pair_id}"
@@ -177,7 +170,25 @@ def _digest(mask: NDArray[np.bool_]) -> bytes:
     return hashlib.sha256(np.packbits(mask).tobytes()).digest()
 
 
-@lru_cache(maxsize=1)
+def read_large_slices(connection: sql.Connection, run: Run, plan: InterventionPlan) -> list[dict[str, Any]]:
+    """Return the slices with enough pairs for an alert, each with a sample of its pairs as `pair_ids`."""
+    parameters = {"min_pairs": plan.min_pairs, "seed": plan.seed, "limit": plan.confirm.pairs}
+    return sql.rows(connection, "derive/large_slices", run_id=run.run_id, **parameters)
+
+
+_samples: dict[tuple[Run, InterventionPlan], Samples] = {}
+_samples_lock = threading.Lock()
+
+
 def load_samples(run: Run, plan: InterventionPlan) -> Samples:
-    """Return the `Samples` of a run. Those of the last call stay in memory until `load_samples.cache_clear()`."""
-    return Samples(run, plan)
+    """Return the `Samples` of a run and a device. They stay in memory until `clear_samples()`."""
+    with _samples_lock:
+        if (run, plan) not in _samples:
+            _samples[run, plan] = Samples(run, plan)
+        return _samples[run, plan]
+
+
+def clear_samples() -> None:
+    """Delete the samples of all runs."""
+    with _samples_lock:
+        _samples.clear()

@@ -11,7 +11,7 @@ import sql
 from tasks.alert import alert
 from tasks.confirm import confirm
 from tasks.interventions.regions import RegionInterventions
-from tasks.interventions.samples import load_samples
+from tasks.interventions.samples import clear_samples, load_samples
 from tasks.self_audit import self_audit
 from tasks.settings import AlertsConfig, ConfirmConfig
 
@@ -66,7 +66,7 @@ def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(run_with_finding
     with run.connect() as connection:
         verdicts = sql.read(connection, "FROM verdicts")
     assert {(row["weakest"], row["tested"], row["confirmed"]) for row in verdicts} == {("mean", 24, False)}
-    load_samples.cache_clear()
+    clear_samples()
     model.reliance = 1.0
     confirm.fn(run, plan)
     assert model.num_embedded > 2 * num_embedded_without_reliance

@@ -63,7 +63,7 @@ shards = ingest.ingest.fn(run, config.corpus, {}, 20, 0)
 plan = config.attribution_plan(run.read_manifest())
 results = [attribute.attribute_pairs(run, shard, inputs, plan) for shard in shards]
 store.store.fn(run, results, config.regions, {})
-discover.discover.fn(run, inputs, config.discover, 0)
+discover.discover.fn(run, discover.DiscoveryPlan(inputs, config.discover, 0))
 tests = InterventionPlan(inputs, config.confirm, 5, 0)
 screen.screen.fn(run, tests)
 flag.flag.fn(run, config.alerts, {})

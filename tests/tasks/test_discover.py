@@ -122,6 +122,6 @@ def test_a_repeated_search_replaces_its_rows_without_images_that_changed_since(
 def test_too_few_pairs_give_no_overlay(searched_copy):
     config = searched_copy.config
     settings = DiscoverConfig(pairs=4, peaks=3, min_images=3)
-    assert stage.discover.fn(searched_copy.run, config.inputs()[0], settings, 0) == 0
+    assert stage.discover.fn(searched_copy.run, stage.DiscoveryPlan(config.inputs()[0], settings, 0)) == 0
     assert query_rows(searched_copy.run, "FROM stamps") == []
     assert [row["region"] for row in query_rows(searched_copy.run, "FROM regions")] == ["frame"]

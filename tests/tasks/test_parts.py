@@ -1,0 +1,86 @@
+"""Stages are computed in parts by separate tasks. A part is computed once, and its file goes when the stage ends."""
+
+import pytest
+
+import sql
+from tasks import confirm as confirm_stage
+from tasks.confirm import confirm, plan_tests
+from tasks.interventions.samples import clear_samples
+from tasks.parts import Part, chunks, make_parts, remove_parts
+from tasks.screen import cover_regions, plan_screening, screen
+from tasks.self_audit import check_region, plan_self_audit, self_audit
+
+STAGES = {
+    "screen": (plan_screening, cover_regions, screen, "screenings"),
+    "confirm": (plan_tests, confirm_stage.run_tests, confirm, "confirmations"),
+    "self-audit": (lambda _, plan: plan_self_audit(plan), check_region, self_audit, "self_audits"),
+}
+
+
+def read_table(run, table):
+    with run.connect() as connection:
+        return sql.read(connection, f"FROM {table} ORDER BY ALL")
+
+
+def test_rows_of_a_part_are_computed_once_and_kept_exactly(hand_written_run):
+    part, other = make_parts("stage", ["a", "b"])
+    rows = [{"x": 0.1 + 0.2, "y": None, "z": "ä"}]
+    assert part.rows(hand_written_run, lambda: iter(rows)) == rows
+    assert part.rows(hand_written_run, lambda: pytest.fail("computed again")) == rows
+    assert Part("stage", 0, "other work").rows(hand_written_run, list) == []
+    remove_parts(hand_written_run, [part, other])
+    assert part.rows(hand_written_run, list) == []
+    assert list(chunks([1, 2, 3], 2)) == [[1, 2], [3]]
+
+
+def test_a_part_that_fails_leaves_no_file(hand_written_run):
+    def fail():
+        yield {"x": 1}
+        raise RuntimeError("the image store did not answer")
+
+    (part,) = make_parts("stage", ["a"])
+    with pytest.raises(RuntimeError):
+        part.rows(hand_written_run, fail)
+    assert part.rows(hand_written_run, list) == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_parts_of_any_order_give_the_rows_of_the_whole_stage(run_with_findings, use_toy_model, stage):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
+    plan_parts, compute_part, join, table = STAGES[stage]
+    expected_count = join.fn(run, plan)
+    expected = read_table(run, table)
+    assert expected
+    clear_samples()
+    model = use_toy_model(1.0)
+    parts = plan_parts(run, plan)
+    assert len(parts) > (stage != "screen")
+    for part in reversed(parts):
+        compute_part.fn(run, plan, part)
+    model.num_embedded = 0
+    assert join.fn(run, plan) == expected_count
+    assert model.num_embedded == 0
+    assert read_table(run, table) == expected
+    assert not list(run.folder.glob("parts/*"))
+
+
+def test_a_stage_that_was_interrupted_computes_only_the_parts_without_a_file(
+    run_with_findings, use_toy_model, monkeypatch
+):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
+    tested, test = [], confirm_stage._test_finding
+
+    def spy(connection, finding, *others):
+        tested.append(finding["region"])
+        if len(tested) == 2:
+            raise KeyboardInterrupt
+        return test(connection, finding, *others)
+
+    monkeypatch.setattr(confirm_stage, "_test_finding", spy)
+    with pytest.raises(KeyboardInterrupt):
+        confirm.fn(run, plan)
+    assert confirm.fn(run, plan) == 2
+    assert tested[:2] == ["corner top-left", "corner top-right"]
+    assert tested[2:] == ["corner top-right", "frame"]

@@ -7,16 +7,10 @@ and the two alternate in going first. The server is up before the time is measur
 
 `overhead` is the ratio of wall times, `processor_overhead` that of this process's processor time, which is more
 reliable on a machine with other work. The last line is JSON.
-
-With `--shards 500 5000` the benchmark measures the peak memory of two fan-outs with these numbers of shards, whose
-attribution does nothing. Each runs in its own process.
 """
 
-import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
@@ -39,13 +32,11 @@ from flows.begin import begin
 from flows.config import AuditConfig, parse
 from flows.engines import Engine
 from flows.fan_out import fan_out
-from tasks import attribute as attribution
 from tasks.attribute import calibrate
 from tasks.device import compute, submit
 from tasks.ingest import ingest
 from tasks.inputs import load_model
 from tasks.lake.run import Run
-from tasks.records import Shard, ShardResult
 from tasks.store import store
 
 PARTS = 4
@@ -159,36 +150,6 @@ def compare(folder: Path, pairs: int, clock: Clock) -> None:
         print(f"part {part + 1} of {PARTS}: {seconds}", file=sys.stderr, flush=True)
 
 
-def measure_fan_out(shards: int) -> float:
-    """Return the peak memory in MiB of a fan-out whose attribution does nothing."""
-    from prefect import flow
-    from prefect.task_runners import ThreadPoolTaskRunner
-
-    def skip_attribution(_run: Run, shard: Shard, *_: Any) -> ShardResult:
-        return ShardResult(shard, f"part-{shard.index:05d}", shard.pairs, 0, reused=False)
-
-    with tempfile.TemporaryDirectory() as scratch:
-        config = make_config(generate(Path(scratch) / "data", pairs=8), Path(scratch) / "lake")
-        run = begin(config, config.models(), None)
-        run.update(corpus_digest="none")
-
-        @flow(name="memory benchmark", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False)  # type: ignore[arg-type]  # as in flows.audit
-        def stages() -> int:
-            empty = [Shard(index, 1) for index in range(shards)]
-            return len(fan_out(run, empty, Engine(config.inputs()), config.attribution_plan(run.read_manifest())))
-
-        with patch.object(attribution, "attribute_pairs", skip_attribution):
-            if (count := stages()) != shards:
-                raise RuntimeError(f"got {count} shards, expected {shards}")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _measure_in_process(shards: int) -> float:
-    command = [sys.executable, "-m", "benchmarks.flow", "--fan-out", str(shards)]
-    process = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  # this interpreter
-    return float(process.stdout.splitlines()[-1])
-
-
 @contextmanager
 def start_server() -> Iterator[None]:
     """Start a temporary Prefect server with an empty database, for the block."""
@@ -202,21 +163,10 @@ def start_server() -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the overhead or the memory, print the result and a last line of JSON."""
+    """Measure the overhead, print the result and a last line of JSON."""
     parser = create_parser("flow", __doc__)
     parser.add_argument("--pairs", type=int, default=10_000, help="(default: %(default)s)")
-    parser.add_argument("--shards", type=int, nargs=2, help="measure the memory of fan-outs of these sizes")
-    parser.add_argument("--fan-out", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.fan_out:
-        with start_server():
-            print(measure_fan_out(options.fan_out))
-        return
-    if options.shards:
-        few, many = (_measure_in_process(count) for count in options.shards)
-        print(f"peak memory: {few:.0f} MiB for {options.shards[0]} shards, {many:.0f} MiB for {options.shards[1]}")
-        print(json.dumps({"peak_memory_growth": round(many / few, 3), "shards": options.shards}))
-        return
     clock = Clock()
     with tempfile.TemporaryDirectory() as scratch, start_server():
         load_model(make_config(Path(scratch), Path(scratch)).models()[0])  # before the time is measured

@@ -53,6 +53,11 @@ class Corpus:
     reader: Reader
     limits: Limits
 
+    @property
+    def default_readers(self) -> int:
+        """Number of threads that should read images: one per usable core, or more for a remote corpus."""
+        return max(count_cores(), _REMOTE_READERS) if self.reader.is_remote else count_cores()
+
     def count(self) -> int:
         """Count the rows without reading any image.
 
@@ -96,9 +101,7 @@ class Corpus:
         """
         numbered = enumerate(self.reader.rows())
         rows = ((number, row) for number, row in numbered if sample is None or sample.contains(number, row))
-        if readers is None:
-            readers = max(count_cores(), _REMOTE_READERS) if self.reader.is_remote else count_cores()
-        return self._check(rows, readers, inspect)
+        return self._check(rows, readers or self.default_readers, inspect)
 
     def _check(
         self, rows: Iterator[tuple[int, Row]], readers: int, inspect: Inspect | None

@@ -106,7 +106,7 @@ def _attribute(run: Run, config: AuditConfig, engine: Engine, slots: Sequence[st
     """Read the corpus, attribute its pairs and store them; return the results of all shards."""
     with stage("ingest"):
         settings = config.regions.columns, config.lake.shard_size, config.seed, config.regions.detectors
-        shards = ingest(run, config.corpus.absolute(), *settings)
+        shards = ingest(run, config.corpus.absolute(), *settings, config.run.readers)
     INGEST_ERRORS.set(run.read_manifest()["counts"]["errors"])
     if not shards:
         return []

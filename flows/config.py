@@ -135,7 +135,7 @@ class RunConfig(settings.Section):
         description="host:port on which to serve Prometheus metrics, such as 127.0.0.1:9464. Default: none.",
     )
     readers: int | None = Field(
-        None, ge=1, description="Threads that read images. Default: one per core, or 32 for a remote corpus."
+        None, ge=1, description="Threads that read images. Default: one per core, or 16 for a remote corpus."
     )
     cache_bytes: int = Field(
         settings.CACHE_BYTES,

@@ -82,6 +82,7 @@ def ingest(
     shard_size: int,
     seed: int,
     detectors: Sequence[str] = (),
+    readers: int | None = None,
 ) -> list[Shard]:
     """Read the corpus into `pairs` (one row group per shard) and `ingest_errors`; a resumed run reuses its pairs.
 
@@ -93,7 +94,7 @@ def ingest(
     """
     if not run.fetch_files("pairs"):
         try:
-            _read_corpus(run, settings, columns, shard_size, seed, load_detectors(detectors))
+            _read_corpus(run, settings, columns, shard_size, seed, load_detectors(detectors), readers)
         except CorpusError as error:
             raise BadInputError(str(error)) from error
     return [Shard(index, size) for index, size in enumerate(run.row_group_sizes("pairs"))]
@@ -155,13 +156,14 @@ def _read_corpus(
     shard_size: int,
     seed: int,
     detectors: Sequence[Detector],
+    readers: int | None,
 ) -> None:
     corpus = load_corpus(settings)
     listed = corpus.count()  # independent of the reader, so that the accounting gate detects a row that it loses
     sampling = settings.sampling(seed)
     sample = None if sampling is None else corpus.draw_sample(sampling)
     to_read = listed - (sample.skipped_rows if sample else 0)
-    rows = corpus.pairs(sample, inspect=partial(run_detectors, detectors) if detectors else None)
+    rows = corpus.pairs(sample, readers, partial(run_detectors, detectors) if detectors else None)
     batches = track(iter(lambda: list(islice(rows, _ROWS_PER_STEP)), []), to_read, "reading the corpus", steps=len)
     with run.changes() as changes:
         with contextlib.ExitStack() as files:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import m2ib
-from corpora import Corpus, CorpusError, Place, Reason, RowError, is_url, open_corpus
+from corpora import Corpus, CorpusError, Place, Reason, RowError, open_corpus
 from m2ib import M2IBError
 from tasks.device import compute
 from tasks.errors import BadInputError
@@ -31,8 +31,6 @@ VIEW_COLUMNS = ("view_x0", "view_y0", "view_x1", "view_y1")
 
 _CHUNK: Final = 8
 """Number of images that a reader reads one after the other: enough that handing them over costs little."""
-_REMOTE_READERS: Final = 32
-"""Default number of readers of a remote corpus: they wait for its server most of the time."""
 SHARDS_IN_FLIGHT: Final = 8
 """Number of shards of a process that are attributed at the same time, so that a batch is always ready."""
 _READ_AHEAD_BYTES: Final = 2**31
@@ -184,7 +182,7 @@ def _start_reading(run: Run, inputs: Inputs, pairs: Pairs, network: "m2ib.DualEn
         return [_read_into(images[first + i], inputs.corpus, pair, network, kept) for i, pair in enumerate(some)]
 
     first_pairs = list(distinct.values())
-    pool = _readers(inputs.readers or _default_readers(inputs.corpus))
+    pool = _readers(inputs.readers or load_corpus(inputs.corpus).default_readers)
     starts = range(0, len(first_pairs), _CHUNK)
     chunks = [pool.submit(read, start, first_pairs[start : start + _CHUNK]) for start in starts]
     return _Reading(pairs, {image: place for place, image in enumerate(distinct)}, images, chunks)
@@ -203,11 +201,6 @@ def _read_into(
         kept.add(pair["image_sha256"], image)
     target[:] = image
     return None
-
-
-def _default_readers(corpus: CorpusConfig) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(_REMOTE_READERS, cores) if is_url(corpus.path) else cores
 
 
 def read_mapped_pairs(run: Run) -> list[dict[str, Any]]:

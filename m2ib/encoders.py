@@ -157,8 +157,11 @@ class DualEncoder:
 
         Calls no PyTorch operation, so that many threads can read images while one thread computes.
         """
+        height, width = self.image_size
         for step in self._resize:
             image = step(image)
+            if image.size == (width, height) and image.mode == "RGB":
+                break  # cropping and converting would only copy the pixels
         return np.asarray(image)
 
     def prepare_images(self, images: Images) -> Float[Tensor, "images 3 height width"]:

@@ -32,15 +32,14 @@ class ImageCache:
         Path(path).unlink()
         weakref.finalize(self, os.close, self._file)  # when no reader uses the cache any more
 
-    def get(self, sha256: str) -> Prepared | None:
-        """Return the prepared image of a file, or None if it is not in the cache."""
+    def read_into(self, target: Prepared, sha256: str) -> bool:
+        """Copy the prepared image of a file into an array; return False if it is not in the cache."""
         slot = self._slot_of.get(sha256)
         if slot is None:
             with self._lock:
                 self.misses += 1
-            return None
-        data = os.pread(self._file, self._size, slot * self._size)
-        return np.frombuffer(data, np.uint8).reshape(self._shape)
+            return False
+        return os.preadv(self._file, [target.data.cast("B")], slot * self._size) == self._size
 
     def add(self, sha256: str, image: Prepared) -> None:
         """Keep the prepared image of a file, unless the cache or the disk is full."""
@@ -49,7 +48,7 @@ class ImageCache:
                 return
             slot = len(self._slot_of)
             try:
-                written = os.pwrite(self._file, image.tobytes(), slot * self._size)
+                written = os.pwrite(self._file, np.ascontiguousarray(image).data.cast("B"), slot * self._size)
             except OSError:
                 written = 0
             if written == self._size:

@@ -192,14 +192,12 @@ def _read_into(
     target: Prepared, corpus: CorpusConfig, pair: dict[str, Any], network: "m2ib.DualEncoder", kept: ImageCache
 ) -> RowError | None:
     """Read and resize the image of a pair into an array. Return the error if the image cannot be read."""
-    image = kept.get(pair["image_sha256"])
-    if image is None:
+    if not kept.read_into(target, pair["image_sha256"]):
         try:
-            image = network.resize(read_image(corpus, pair))
+            target[:] = network.resize(read_image(corpus, pair))
         except RowError as error:
             return error
-        kept.add(pair["image_sha256"], image)
-    target[:] = image
+        kept.add(pair["image_sha256"], target)
     return None
 
 

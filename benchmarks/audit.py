@@ -20,13 +20,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import open_clip
-import torch
-from safetensors.torch import save_file
-
 import flows.audit
 from benchmarks.commands import create_parser
-from benchmarks.flow import Clock, start_server
+from benchmarks.flow import Clock, start_server, write_checkpoint
 from benchmarks.readers import read_peak_memory
 from demo.corpus import generate
 from flows.config import AuditConfig, parse
@@ -100,14 +96,6 @@ def reset_peak_memory() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def write_checkpoint(architecture: str, folder: Path) -> Path:
-    """Write random weights of an architecture to a file and return its path."""
-    torch.manual_seed(0)
-    path = folder / f"{architecture}.safetensors"
-    save_file(open_clip.create_model(architecture).state_dict(), path)
-    return path
-
-
 def measure_audit(config: AuditConfig) -> tuple[AuditClock, dict[str, Any]]:
     """Run an audit; return the clock of its stages, and the figures of the JSON line."""
     clock = AuditClock()
@@ -140,11 +128,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(scratch)
         corpus = generate(folder, options.pairs)
         for architecture in options.models:
-            weights = write_checkpoint(architecture, folder)
+            model = write_checkpoint(architecture, folder)
             config = parse(
                 {
                     "corpus": {"path": corpus},
-                    "model": {"architecture": architecture, "pretrained": str(weights)},
+                    "model": model,
                     "bottleneck": {"steps": options.steps},
                     "confirm": {key: value for key, value in tests.items() if value is not None},
                     "lake": {"path": folder / f"lake-{architecture}"},
@@ -152,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "the benchmark",
             )
             clock, figures[architecture] = measure_audit(config)
-            weights.unlink()
+            Path(model["pretrained"]).unlink()
             print(f"\n{architecture}, {options.pairs} pairs", *clock.format_stages(), sep="\n", flush=True)
             print(f"{figures[architecture]['beyond_attribution']:.1%} of the processor time is not attribution")
     print(json.dumps(figures))

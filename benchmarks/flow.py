@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import m2ib
 from benchmarks.commands import create_parser
@@ -58,12 +61,22 @@ class Clock:
         self.processor[label] = self.processor.get(label, 0.0) + time.process_time() - started[1]
 
 
-def make_config(corpus: Path, lake: Path) -> AuditConfig:
-    """Return the configuration of the demo's audit."""
-    return parse(
-        {"corpus": {"path": corpus}, "model": {"architecture": "demo/shortcut"}, "lake": {"path": lake}},
-        "the benchmark",
-    )
+def make_config(corpus: Path, lake: Path, **model: str) -> AuditConfig:
+    """Return the configuration of an audit of the demo's corpus, by default with its model."""
+    model = model or {"architecture": "demo/shortcut"}
+    return parse({"corpus": {"path": corpus}, "model": model, "lake": {"path": lake}}, "the benchmark")
+
+
+def write_checkpoint(architecture: str, folder: Path) -> dict[str, str]:
+    """Write random weights of an architecture to a file; return the section [model] of an audit of it."""
+
+    def write() -> None:  # in the thread of the device, because another one would open a second team of OpenMP threads
+        torch.manual_seed(0)
+        save_file(open_clip.create_model(architecture).state_dict(), path)
+
+    path = folder / f"{architecture}.safetensors"
+    compute("cpu", write)
+    return {"architecture": architecture, "pretrained": str(path)}
 
 
 def run_engine(config: AuditConfig, rows: Sequence[tuple[Path, str]]) -> int:
@@ -129,12 +142,12 @@ def run_stages(run: Run, config: AuditConfig, clock: Clock) -> int:
         return stages()
 
 
-def compare(folder: Path, pairs: int, clock: Clock) -> None:
+def compare(folder: Path, pairs: int, clock: Clock, model: dict[str, str]) -> None:
     """Process the pairs in parts, by the engine alone and by the flow, which alternate in going first."""
     sizes = [pairs // PARTS + (part < pairs % PARTS) for part in range(PARTS)]
     for part, size in enumerate(size for size in sizes if size):
         corpus = generate(folder / f"data-{part}", pairs=size, seed=2026 + part)
-        config = make_config(corpus, folder / f"lake-{part}")
+        config = make_config(corpus, folder / f"lake-{part}", **model)
         rows = read_pairs(corpus)
         run = begin(config, config.models(), None)
 
@@ -166,17 +179,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the overhead, print the result and a last line of JSON."""
     parser = create_parser("flow", __doc__)
     parser.add_argument("--pairs", type=int, default=10_000, help="(default: %(default)s)")
+    parser.add_argument("--model", help="open_clip architecture, with random weights (default: the demo's model)")
     options = parser.parse_args(arguments)
     clock = Clock()
     with tempfile.TemporaryDirectory() as scratch, start_server():
-        load_model(make_config(Path(scratch), Path(scratch)).models()[0])  # before the time is measured
-        compare(Path(scratch), options.pairs, clock)
+        model = write_checkpoint(options.model, Path(scratch)) if options.model else {}
+        load_model(make_config(Path(scratch), Path(scratch), **model).models()[0])  # before the time is measured
+        compare(Path(scratch), options.pairs, clock, model)
     for label, seconds in clock.wall.items():
         print(f"{label:<10} {seconds:8.1f} s wall, {clock.processor[label]:8.1f} s processor")
     overhead, processor_overhead = (
         round(times["flow"] / times["engine"], 3) for times in (clock.wall, clock.processor)
     )
-    print(json.dumps({"overhead": overhead, "pairs": options.pairs, "processor_overhead": processor_overhead}))
+    figures = {"overhead": overhead, "pairs": options.pairs, "processor_overhead": processor_overhead}
+    rates = {f"{way}_pairs_per_second": round(options.pairs / clock.wall[way], 1) for way in ("engine", "flow")}
+    print(json.dumps(figures | rates))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Maps and images -> recurring overlays: find image content that recurs under high attribution; it becomes a region."""
 
 import hashlib
+import heapq
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,10 +49,13 @@ def _discover(run: Run, plan: DiscoveryPlan) -> Discovery | None:
 
     Every process that searches images does this once: the result depends on the run and the plan alone.
     """
-    pairs = read_mapped_pairs(run)
-    hashed = sorted(pairs, key=lambda pair: hashlib.sha256(f"{plan.seed}{pair['pair_id']}".encode()).digest())
+
+    def digest(pair_id: str) -> bytes:
+        return hashlib.sha256(f"{plan.seed}{pair_id}".encode()).digest()
+
+    pairs = read_mapped_pairs(run, lambda ids: heapq.nsmallest(plan.settings.pairs, ids, key=digest))
     network = load_model(plan.inputs.model)
-    sample = read_batch(run, plan.inputs, hashed[: plan.settings.pairs], network)
+    sample = read_batch(run, plan.inputs, sorted(pairs, key=lambda pair: digest(pair["pair_id"])), network)
     if not sample.pairs:
         return None
     grid = (len(sample.pairs), sample.pairs[0]["grid_h"], sample.pairs[0]["grid_w"])

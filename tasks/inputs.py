@@ -6,13 +6,18 @@ Images are read by a pool of threads, which resize them without PyTorch. The mod
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import m2ib
@@ -201,12 +206,27 @@ def _read_into(
     return None
 
 
-def read_mapped_pairs(run: Run) -> list[dict[str, Any]]:
-    """Read the pairs whose map has the most frequent grid size, so that maps can be compared; sorted by pair id."""
-    maps = list(run.iter_rows("attributions", ["pair_id", "image_map", "grid_h", "grid_w"]))
-    grids = [(row["grid_h"], row["grid_w"]) for row in maps]
-    most_frequent = max(sorted(set(grids)), key=grids.count, default=None)
-    map_of = {row["pair_id"]: row for row, grid in zip(maps, grids, strict=True) if grid == most_frequent}
-    pairs = run.iter_rows("pairs", [*IMAGE_COLUMNS])
-    mapped = (pair | map_of[pair["pair_id"]] for pair in pairs if pair["pair_id"] in map_of)
-    return sorted(mapped, key=lambda row: row["pair_id"])
+def read_mapped_pairs(run: Run, choose: Callable[[Sequence[str]], Sequence[str]] | None = None) -> list[dict[str, Any]]:
+    """Read the pairs whose map has the most frequent grid size, so that maps can be compared; sorted by pair id.
+
+    `choose` selects some of their ids, so that only the maps of these are in memory at the same time.
+    """
+    files = run.fetch_files("attributions")
+    columns = ["pair_id", "grid_h", "grid_w"]
+    grids = [pq.read_table(path, columns=columns) for path in files]
+    if not grids:
+        return []
+    table = pa.concat_tables(grids)
+    sizes = Counter(zip(table["grid_h"].to_pylist(), table["grid_w"].to_pylist(), strict=True))
+    height, width = max(sorted(sizes), key=lambda size: sizes[size], default=(0, 0))
+    mapped = table.filter((pc.field("grid_h") == height) & (pc.field("grid_w") == width))["pair_id"]
+    ids = mapped if choose is None else pa.array(choose(mapped.to_pylist()), pa.string())
+    chosen = pc.is_in(pc.field("pair_id"), pa.array(ids.to_pylist(), pa.string()))
+
+    def read(path: Path, wanted: list[str]) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = pq.read_table(path, columns=wanted, filters=chosen).to_pylist()
+        return rows
+
+    map_of = {row["pair_id"]: row for path in files for row in read(path, [*columns, "image_map"])}
+    pairs = (pair for path in run.fetch_files("pairs") for pair in read(path, [*IMAGE_COLUMNS]))
+    return sorted((pair | map_of[pair["pair_id"]] for pair in pairs), key=lambda row: str(row["pair_id"]))

@@ -22,7 +22,7 @@ from tasks.discover import DiscoveryPlan, discover, plan_search, search_images
 from tasks.flag import flag
 from tasks.ingest import ingest
 from tasks.inputs import SHARDS_IN_FLIGHT, clear_images, count_reads
-from tasks.interventions.samples import InterventionPlan
+from tasks.interventions.samples import InterventionPlan, clear_samples
 from tasks.lake.run import Run
 from tasks.notify import notify, notify_failed_start
 from tasks.phrases import phrases
@@ -71,6 +71,7 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
             _run_pipeline(run, config, models, stage)
         finally:
             clear_images(run)
+            clear_samples(run)
     return conclude(run, signer)
 
 

@@ -6,7 +6,7 @@ Images are read by a pool of threads, which resize them without PyTorch. The mod
 import math
 import os
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +39,7 @@ _CHUNK: Final = 8
 SHARDS_IN_FLIGHT: Final = 8
 """Number of shards of a process that are attributed at the same time, so that a batch is always ready."""
 _READ_AHEAD_BYTES: Final = 2**31
+_KEPT_CACHES: Final = 4
 
 Pairs = Sequence[dict[str, Any]]
 
@@ -101,7 +102,7 @@ def _readers(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, thread_name_prefix="reader")
 
 
-_image_caches: dict[tuple[Any, ...], ImageCache] = {}
+_image_caches: OrderedDict[tuple[Any, ...], ImageCache] = OrderedDict()
 _image_caches_lock = threading.Lock()
 
 
@@ -110,6 +111,8 @@ def _image_cache(run: Run, shape: tuple[int, ...], limit: int) -> ImageCache:
         key = run, shape, limit
         if key not in _image_caches:
             _image_caches[key] = ImageCache(shape, limit)
+        while len(_image_caches) > _KEPT_CACHES:  # of a worker that has worked on many runs
+            _image_caches.popitem(last=False)
         return _image_caches[key]
 
 
@@ -119,19 +122,21 @@ def _image_of(pair: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def count_reads(run: Run) -> int:
     """Return how many images of a run's pairs this process has read from the corpus; see `clear_images`."""
-    return sum(kept.misses for (of_run, *_), kept in _image_caches.items() if of_run == run)
+    with _image_caches_lock:
+        return sum(kept.misses for (of_run, *_), kept in _image_caches.items() if of_run == run)
 
 
 def clear_images(run: Run | None = None) -> None:
     """Delete the prepared images of a run, or of all runs, that this process keeps."""
-    for key in [key for key in _image_caches if run in (None, key[0])]:
-        del _image_caches[key]
+    with _image_caches_lock:
+        for key in [key for key in _image_caches if run in (None, key[0])]:
+            del _image_caches[key]
 
 
 def _forget() -> None:
     """Forget what a forked process must not use: the threads that it has not, and the files of its parent."""
     _readers.cache_clear()
-    clear_images()
+    _image_caches.clear()  # without the lock, which another thread of the parent may have had
 
 
 os.register_at_fork(after_in_child=_forget)

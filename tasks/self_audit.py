@@ -13,7 +13,6 @@ from tasks.interventions.regions import RegionInterventions, RegionSample
 from tasks.interventions.samples import (
     InterventionPlan,
     NotMeasurableError,
-    clear_samples,
     load_samples,
     read_large_slices,
 )
@@ -135,7 +134,6 @@ def self_audit(run: Run, plan: InterventionPlan) -> int:
     """
     parts = plan_self_audit(plan)
     rows = [row for part in track(parts, description="testing known regions") for row in _audit_part(run, plan, part)]
-    clear_samples()  # this is the last stage that needs them
     count = run.write_table("self_audits", rows)
     remove_parts(run, parts)
     return count

@@ -17,10 +17,12 @@ from tasks.inputs import IMAGE_COLUMNS, load_model, read_batch
 from tasks.interventions.foils import FoilFinder
 from tasks.interventions.statistics import Numbers
 from tasks.lake.run import Run
+from tasks.parts import chunks
 from tasks.settings import ConfirmConfig, Inputs
 
 _BATCH = 64
 _KEPT_IMAGES = 512
+_KEPT_SAMPLES = 8
 _KEPT_EMBEDDINGS = 200_000
 
 Result = TypeVar("Result")
@@ -65,7 +67,8 @@ class Samples:
 
     def read_images(self, pair_ids: Sequence[str]) -> list[NDArray[np.uint8] | None]:
         """Return the resized image of each pair, or None if it can no longer be read."""
-        found = {pair_id: self._images[pair_id] for pair_id in pair_ids if pair_id in self._images}
+        with self._lock:
+            found = {pair_id: self._images[pair_id] for pair_id in pair_ids if pair_id in self._images}
         if missing := [pair_id for pair_id in dict.fromkeys(pair_ids) if pair_id not in found]:
             batch = read_batch(self.run, self.plan.inputs, [self._rows[pair_id] for pair_id in missing], self.network)
             new = dict.fromkeys(missing) | {
@@ -130,7 +133,7 @@ class Samples:
                 donated = self.prepare_images(self.read_images([donors[i] for i in rows])) if donors else None
                 embeddings = self.compute(self._embed_rows, pixels, rows, masks, fill, donated, new)
                 for i, j in np.argwhere(new[rows]):
-                    self._covered[keys[rows[i]][j]] = embeddings[i, j]
+                    self._covered[keys[rows[i]][j]] = embeddings[i, j].copy()
             found = np.stack([self._covered[keys[i][j]] for i, j in np.argwhere(present)])
             while len(self._covered) > _KEPT_EMBEDDINGS:
                 self._covered.popitem(last=False)
@@ -153,17 +156,13 @@ class Samples:
     def embed_pairs(self, pair_ids: Sequence[str]) -> list[Any]:
         """Embed the images of pairs, each distinct one once per run; None for an image that can no longer be read."""
         with self._lock:
-            content = {pair_id: self.content_of(pair_id) for pair_id in pair_ids}
-            new = {sha256: pair_id for pair_id, sha256 in content.items() if sha256 not in self._image_embeddings}
-            contents = list(new)
-            for start in range(0, len(contents), _BATCH):
-                some = contents[start : start + _BATCH]
-                images = dict(zip(some, self.read_images([new[sha256] for sha256 in some]), strict=True))
-                self._image_embeddings.update(dict.fromkeys(images))
-                if readable := {sha256: image for sha256, image in images.items() if image is not None}:
+            new = [pair_id for pair_id in pair_ids if self.content_of(pair_id) not in self._image_embeddings]
+            for some in chunks(new, _BATCH):
+                images = zip(map(self.content_of, some), self.read_images(some), strict=True)
+                if readable := {content: image for content, image in images if image is not None}:
                     embeddings = self.embed_images(self.prepare_images(list(readable.values())))
                     self._image_embeddings.update(zip(readable, embeddings, strict=True))
-        return [self._image_embeddings[content[pair_id]] for pair_id in pair_ids]
+        return [self._image_embeddings.get(self.content_of(pair_id)) for pair_id in pair_ids]
 
 
 def _digest(mask: NDArray[np.bool_]) -> bytes:
@@ -176,19 +175,22 @@ def read_large_slices(connection: sql.Connection, run: Run, plan: InterventionPl
     return sql.rows(connection, "derive/large_slices", run_id=run.run_id, **parameters)
 
 
-_samples: dict[tuple[Run, InterventionPlan], Samples] = {}
+_samples: OrderedDict[tuple[Run, InterventionPlan], Samples] = OrderedDict()
 _samples_lock = threading.Lock()
 
 
 def load_samples(run: Run, plan: InterventionPlan) -> Samples:
-    """Return the `Samples` of a run and a device. They stay in memory until `clear_samples()`."""
+    """Return the `Samples` of a run and a device. Those of the last `_KEPT_SAMPLES` runs and devices are in memory."""
     with _samples_lock:
         if (run, plan) not in _samples:
             _samples[run, plan] = Samples(run, plan)
+        while len(_samples) > _KEPT_SAMPLES:
+            _samples.popitem(last=False)
         return _samples[run, plan]
 
 
-def clear_samples() -> None:
-    """Delete the samples of all runs."""
+def clear_samples(run: Run) -> None:
+    """Delete the samples of a run that this process keeps."""
     with _samples_lock:
-        _samples.clear()
+        for key in [key for key in _samples if key[0] == run]:
+            del _samples[key]

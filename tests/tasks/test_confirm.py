@@ -66,7 +66,7 @@ def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(run_with_finding
     with run.connect() as connection:
         verdicts = sql.read(connection, "FROM verdicts")
     assert {(row["weakest"], row["tested"], row["confirmed"]) for row in verdicts} == {("mean", 24, False)}
-    clear_samples()
+    clear_samples(run)
     model.reliance = 1.0
     confirm.fn(run, plan)
     assert model.num_embedded > 2 * num_embedded_without_reliance

@@ -52,7 +52,7 @@ def test_parts_of_any_order_give_the_rows_of_the_whole_stage(run_with_findings, 
     expected_count = join.fn(run, plan)
     expected = read_table(run, table)
     assert expected
-    clear_samples()
+    clear_samples(run)
     model = use_toy_model(1.0)
     parts = plan_parts(run, plan)
     assert len(parts) > (stage != "screen")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -192,6 +193,7 @@ class _RowChecker:
     limits: Limits
     inspect: Inspect | None
     images: OrderedDict[Place, _Image | RowError] = field(default_factory=OrderedDict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self, batch: list[tuple[int, Row]]) -> list[_Checked]:
         """Check a batch of rows, except for whether they repeat earlier ones. Each image is decoded once."""
@@ -206,9 +208,10 @@ class _RowChecker:
         new = [image for image in images.values() if isinstance(image, _Image) and not image.fingerprint]
         for image, fingerprint in zip(new, hash_thumbnails([image.thumbnail for image in new]), strict=True):
             image.fingerprint = fingerprint
-        self.images.update(images)
-        while len(self.images) > _CACHED_IMAGES:
-            self.images.popitem(last=False)
+        with self.lock:
+            self.images.update(images)
+            while len(self.images) > _CACHED_IMAGES:
+                self.images.popitem(last=False)
         return [
             _Checked(row.location, row.caption, self._finish(number, row, found, images))
             for (number, row), found in zip(batch, prepared, strict=True)
@@ -223,7 +226,8 @@ class _RowChecker:
             return error
 
     def _examine(self, place: Place, data: bytes | None, captions: list[str]) -> _Image | RowError:
-        known = self.images.get(place)
+        with self.lock:
+            known = self.images.get(place)
         if isinstance(known, RowError) or (known and self.inspect is None):
             return known
         try:

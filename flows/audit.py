@@ -18,7 +18,7 @@ from tasks.alert import alert
 from tasks.attribute import calibrate
 from tasks.cluster import cluster
 from tasks.confirm import confirm, plan_tests, run_tests
-from tasks.discover import DiscoveryPlan, discover, plan_search, search_images
+from tasks.discover import DiscoveryPlan, discover
 from tasks.flag import flag
 from tasks.ingest import ingest
 from tasks.inputs import SHARDS_IN_FLIGHT, clear_images, count_reads
@@ -38,7 +38,7 @@ from tasks.validate import validate
 @flow(
     name="audit",
     flow_run_name="audit {config.corpus.name} with {config.model.architecture}",
-    # A device works on one shard at a time, whatever the number of threads.
+    # A device computes one batch at a time; the other threads read images or make rows.
     task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT),  # type: ignore[arg-type]  # Prefect's generic is too narrow
     persist_result=False,
 )
@@ -78,9 +78,8 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
 def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], stage: Stages) -> None:
     """Run all stages and write the final status of the run."""
     every_device, gpu_limits = config.inputs(), find_limits(config.run.gpu_limit, models)
-    slots = gpu_limits if config.run.engine == "local" else []  # Ray shares out GPUs
     with start_engine(config.run, run, every_device) as engine:
-        results = _attribute(run, config, engine, slots, stage)
+        results = _attribute(run, config, engine, gpu_limits, stage)
         failures = [result.failure for result in results if result.failure]
         warnings = [f"{len(failures)} of {len(results)} shards failed: {'; '.join(failures[:3])}"] if failures else []
         with stage("validate"):
@@ -90,7 +89,7 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
             return
         warnings += [*gates.warnings, *run.read_manifest().get("detector_failures", [])]
         attribution_reads = count_reads(run)
-        warnings += _find_alerts(run, config, engine, slots, stage)
+        warnings += _find_alerts(run, config, engine, gpu_limits, stage)
     with stage("notify"):
         notify(run, config.notify, config.alerts.min_pairs)
     if read_again := count_reads(run) - attribution_reads:
@@ -103,7 +102,9 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
     run.finish(status, "; ".join(warnings) or None, stage_seconds=stage, images_read_again=read_again)
 
 
-def _attribute(run: Run, config: AuditConfig, engine: Engine, slots: Sequence[str], stage: Stages) -> list[ShardResult]:
+def _attribute(
+    run: Run, config: AuditConfig, engine: Engine, gpu_limits: Sequence[str], stage: Stages
+) -> list[ShardResult]:
     """Read the corpus, attribute its pairs and store them; return the results of all shards."""
     with stage("ingest"):
         settings = config.regions.columns, config.lake.shard_size, config.seed, config.regions.detectors
@@ -112,6 +113,7 @@ def _attribute(run: Run, config: AuditConfig, engine: Engine, slots: Sequence[st
     if not shards:
         return []
     plan = config.attribution_plan(run.read_manifest())
+    slots = gpu_limits if config.run.engine == "local" else []  # Ray shares out GPUs
     with stage("attribute"), acquire_slots(slots):
         engine.once(calibrate, run=run, inputs=engine.inputs[0], plan=plan)
         results = fan_out(run, shards, engine, plan)
@@ -120,16 +122,15 @@ def _attribute(run: Run, config: AuditConfig, engine: Engine, slots: Sequence[st
     return results
 
 
-def _find_alerts(run: Run, config: AuditConfig, engine: Engine, slots: Sequence[str], stage: Stages) -> list[str]:
+def _find_alerts(run: Run, config: AuditConfig, engine: Engine, gpu_limits: Sequence[str], stage: Stages) -> list[str]:
     """Propose findings, test them and raise alerts; return warnings."""
     inputs, min_pairs = config.inputs()[0], config.alerts.min_pairs
     tests = InterventionPlan(inputs, config.confirm, min_pairs, config.seed)
-    with acquire_slots(slots):
+    # With Ray, this process uses its own GPU, for the search for overlays.
+    with acquire_slots(gpu_limits if config.run.engine == "local" else gpu_limits[:1]):
         if config.discover.enabled:
             with stage("discover"):
-                search = DiscoveryPlan(inputs, config.discover, config.seed)
-                engine.run_parts(search_images, run, search, plan_search(run, search))
-                discover(run, search)
+                discover(run, DiscoveryPlan(inputs, config.discover, config.seed))
         if config.clusters.enabled:
             with stage("cluster"):
                 cluster(run, min_pairs, config.seed)
@@ -144,7 +145,7 @@ def _find_alerts(run: Run, config: AuditConfig, engine: Engine, slots: Sequence[
             engine.run_parts(run_tests, run, tests, plan_tests(run, tests))
             confirm(run, tests)
         with stage("self-audit"):
-            engine.run_parts(check_region, run, tests, plan_self_audit(tests))
+            engine.run_parts(check_region, run, tests, plan_self_audit(run, tests))
             self_audit(run, tests)
     with stage("alert"):
         alert(run, config.alerts)

@@ -1,4 +1,4 @@
-"""Engines: attribute shards in threads of this process, or in worker processes of a Ray cluster.
+"""Engines: attribute shards and run tests in threads of this process, or in worker processes of a Ray cluster.
 
 Audits on one host take turns on its GPUs through Prefect's global concurrency limits, one per device.
 """
@@ -18,7 +18,7 @@ from prefect import Task, get_run_logger, unmapped
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.settings import PREFECT_API_URL
 
 import sql
@@ -27,7 +27,8 @@ from flows.provenance import code_version, environment
 from tasks.errors import BadInputError
 from tasks.inputs import load_corpus, load_model
 from tasks.lake.run import Run
-from tasks.parts import Part, chunks
+from tasks.parts import Part, chunks, skip_parts
+from tasks.progress import bar
 from tasks.settings import CorpusConfig, Inputs, ModelConfig
 
 _OBJECT_STORE = 100 * 2**20
@@ -58,13 +59,29 @@ class Engine:
             self.runner.submit(task, parameters).result()
 
     def run_parts(self, task: Task[..., Any], run: Run, plan: Any, parts: Sequence[Part]) -> None:
-        """Run a task for each part of a stage, spread over the devices. Raises the first error after all have ended."""
-        for some in chunks(parts, BATCH):
-            plans = [replace(plan, inputs=self.inputs[part.index % len(self.inputs)]) for part in some]
-            futures = self.map(task, run=unmapped(run), plan=plans, part=list(some))
-            for outcome in [self.outcome(future) for future in futures]:
-                if isinstance(outcome, BaseException):
-                    raise outcome
+        """Run a task for each part of a stage, spread over the devices.
+
+        Raises the first error of a part, after all submitted parts have ended. An interrupt skips the parts that have
+        not begun, and waits for the others: no task works for a run that has ended.
+        """
+        with bar(task.name, len(parts)) as advance:
+            for some in chunks(parts, BATCH):
+                plans = [replace(plan, inputs=self.inputs[part.index % len(self.inputs)]) for part in some]
+                futures = self.map(task, run=unmapped(run), plan=plans, part=list(some))
+                try:
+                    for future in as_completed(futures):
+                        advance(1)
+                        if isinstance(self.outcome(future), BaseException):
+                            break
+                except BaseException:
+                    with skip_parts(run):
+                        wait(futures)
+                    raise
+                with skip_parts(run):
+                    wait(futures)
+                for outcome in [self.outcome(future) for future in futures]:
+                    if isinstance(outcome, BaseException):
+                        raise outcome
 
     def outcome(self, future: PrefectFuture[Any]) -> Any:
         """Return the result of a task, or the exception that it raised or that Ray raised because its worker died."""
@@ -104,7 +121,8 @@ def start_engine(config: RunConfig, run: Run, inputs: Sequence[Inputs]) -> Itera
     with _connect_ray(ray, config.ray_address):
         gpus = _gpus(ray, config.gpus_per_task)
         # On a node, CUDA shows a task only the GPU that Ray assigned to it.
-        on_node = inputs[0].on("cuda" if gpus else "cpu")
+        # A worker has one core, so it has one reader by default.
+        on_node = inputs[0].on("cuda" if gpus else "cpu").model_copy(update={"readers": inputs[0].readers or 1})
         # A process keeps its first GPU, but Ray may assign another one to its next task. So if a node has several GPUs,
         # a process ends with its shard; with one GPU, or on CPUs, it is reused with the model it has loaded.
         alone = all(node["Resources"].get("GPU", 0) <= 1 for node in _nodes(ray))

@@ -18,7 +18,6 @@ from tasks.interventions.samples import InterventionPlan, NotMeasurableError, lo
 from tasks.interventions.statistics import Evidence, adjust_p_values, bootstrap_interval, evaluate, explain_failure
 from tasks.lake.run import Run
 from tasks.parts import Part, Rows, chunks, make_parts, remove_parts
-from tasks.progress import track
 from tasks.records import Claim, claim_of
 
 _PHRASES_PER_PART = 32
@@ -101,7 +100,7 @@ def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
     for finding in findings:
         groups["" if finding["side"] == "text" else finding["region"]].append(finding)
     phrases = groups.pop("", [])
-    return make_parts("confirm", [*groups.values(), *chunks(phrases, _PHRASES_PER_PART)])
+    return make_parts(run, "confirm", [*groups.values(), *chunks(phrases, _PHRASES_PER_PART)])
 
 
 def _test_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
@@ -130,12 +129,12 @@ def confirm(run: Run, plan: InterventionPlan) -> int:
     that the score depends on.
     """
     parts = plan_tests(run, plan)
-    tests = [row for part in track(parts, description="testing findings") for row in _test_part(run, plan, part)]
+    tests = [row for part in parts for row in _test_part(run, plan, part)]
     screened: list[dict[str, Any]] = []
     if plan.confirm.enabled:
         with run.connect() as connection:
             screened = sql.rows(connection, "derive/screened_slices", run_id=run.run_id, min_pairs=plan.min_pairs)
     rows = _judge(tests, map(claim_of, screened), plan.confirm.level)
     run.write_table("confirmations", rows)
-    remove_parts(run, parts)
+    remove_parts(run, "confirm")
     return len({claim_of(row) for row in rows if row["confirmed"]})

@@ -47,7 +47,7 @@ def submit(
 ) -> "Future[Result]":
     """Queue a call for the thread of a device, which makes one call at a time. The arguments should be one batch.
 
-    The queue is bounded by the callers: each waits for its last call before it submits another one.
+    The queue is bounded by the callers: none has more than two calls in it.
     """
     if current_thread().name.startswith(_PREFIX + device):
         raise RuntimeError(f"device {device}: got a call from its own thread, which would wait for itself forever")

@@ -2,11 +2,8 @@
 
 import hashlib
 import heapq
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,14 +11,13 @@ from numpy.typing import NDArray
 from prefect import task
 
 from m2ib import DualEncoder
-from m2ib.analysis.overlays import Discovery, Overlay, find_overlays
+from m2ib.analysis.overlays import Discovery, Occurrence, Overlay, find_overlays
 from tasks.device import compute
 from tasks.execution import TASK_OPTIONS
 from tasks.inputs import IMAGE_COLUMNS, load_model, read_batch, read_batches, read_mapped_pairs
 from tasks.lake.run import Run
-from tasks.parts import Part, Rows, make_parts, remove_parts
 from tasks.progress import track
-from tasks.records import box_columns
+from tasks.records import Box, box_columns
 from tasks.settings import DiscoverConfig, Inputs
 
 _BATCH = 64
@@ -39,16 +35,12 @@ class DiscoveryPlan:
 def _find(
     network: DualEncoder, images: NDArray[np.uint8], maps: NDArray[np.float32], settings: DiscoverConfig
 ) -> Discovery:
-    pixels = network.prepare_images(images)
+    pixels = network.prepare_images(images).cpu()
     return find_overlays(pixels, pixels.new_tensor(maps), settings.peaks, settings.min_images)
 
 
-@lru_cache(maxsize=16)
 def _discover(run: Run, plan: DiscoveryPlan) -> Discovery | None:
-    """Find overlays in a sample of the pairs with the most frequent grid; None if no image of it can be read.
-
-    Every process that searches images does this once: the result depends on the run and the plan alone.
-    """
+    """Find overlays in a sample of the pairs with the most frequent grid; None if no image of it can be read."""
 
     def digest(pair_id: str) -> bytes:
         return hashlib.sha256(f"{plan.seed}{pair_id}".encode()).digest()
@@ -63,35 +55,19 @@ def _discover(run: Run, plan: DiscoveryPlan) -> Discovery | None:
     return compute(plan.inputs.model.device, _find, network, sample.images, maps, plan.settings)
 
 
-def plan_search(run: Run, plan: DiscoveryPlan) -> list[Part]:
-    """Find overlays, and plan to search the images of each shard for them. There is nothing to search without any."""
-    discovery = _discover(run, plan)
-    return make_parts("discover", range(len(run.row_group_sizes("pairs"))) if discovery and discovery.overlays else [])
+def _search(
+    discovery: Discovery, run: Run, plan: DiscoveryPlan, pairs: Sequence[dict[str, Any]]
+) -> Iterator[tuple[dict[str, Any], list[list[Box]]]]:
+    """Yield each pair whose image is still readable, with the boxes of each overlay in the image."""
+    network, device = load_model(plan.inputs.model), plan.inputs.model.device
 
+    def search(images: NDArray[np.uint8]) -> list[list[list[Occurrence]]]:
+        return discovery.search(network.prepare_images(images).cpu())
 
-def _search_part(run: Run, plan: DiscoveryPlan, part: Part) -> Rows:
-    """Return a row for each box of an overlay in the images of a shard, and before them the number of these images."""
-
-    def compute_rows() -> Iterator[dict[str, Any]]:
-        discovery, network = _discover(run, plan), load_model(plan.inputs.model)
-        if discovery is None:
-            yield {"searched": 0}
-            return
-        pairs, device = run.read_row_group("pairs", part.work, [*IMAGE_COLUMNS]), plan.inputs.model.device
-        rows: Rows = []
-        searched = 0
-        for batch in read_batches(run, plan.inputs, pairs, network, _BATCH):
-            if batch.pairs:
-                found = compute(device, discovery.search, compute(device, network.prepare_images, batch.images))
-                searched += len(batch.pairs)
-                for number, i in product(range(len(discovery.overlays)), range(len(batch.pairs))):
-                    row = {"pair_id": batch.pairs[i]["pair_id"], "region": f"stamp {number + 1}", "kind": "recurrent"}
-                    boxes = discovery.region(number, found[number][i], *network.image_size)
-                    rows.extend(row | box_columns(box) for box in boxes)
-        yield {"searched": searched}
-        yield from rows
-
-    return part.rows(run, compute_rows)
+    for batch in read_batches(run, plan.inputs, pairs, network, _BATCH):
+        found = compute(device, search, batch.images) if batch.pairs else []
+        for i, pair in enumerate(batch.pairs):
+            yield pair, [discovery.region(number, one[i], *network.image_size) for number, one in enumerate(found)]
 
 
 def _overlay_row(number: int, overlay: Overlay, occurrences: int, searched: int) -> dict[str, Any]:
@@ -108,31 +84,25 @@ def _overlay_row(number: int, overlay: Overlay, occurrences: int, searched: int)
     }
 
 
-@task(name="search", task_run_name="search-{part.index}", **TASK_OPTIONS)
-def search_images(run: Run, plan: DiscoveryPlan, part: Part) -> None:
-    """Search the images of a shard for the overlays."""
-    _search_part(run, plan, part)
-
-
 @task(name="discover", **TASK_OPTIONS)
 def discover(run: Run, plan: DiscoveryPlan) -> int:
     """Find recurring overlays in a sample, search all images for them, store them, and return their number."""
-    parts, discovery = plan_search(run, plan), _discover(run, plan)
-    occurrences: dict[str, set[str]] = defaultdict(set)
-    searched = 0
+    discovery = _discover(run, plan)
+    overlays = discovery.overlays if discovery else ()
+    counts, searched = [0] * len(overlays), 0
     with run.changes() as changes:
         with changes.open_writer("regions", "recurrent") as writer:  # a separate file, which a repeated stage replaces
-            for part in track(parts, description="searching images for overlays"):
-                count, *rows = _search_part(run, plan, part)
-                searched += count["searched"]
+            shards = range(len(run.row_group_sizes("pairs")) if overlays else 0)
+            for shard in track(shards, description="searching shards for overlays"):
+                rows: list[dict[str, Any]] = []
+                pairs = run.read_row_group("pairs", shard, [*IMAGE_COLUMNS])
+                for pair, boxes_by_overlay in _search(discovery, run, plan, pairs) if discovery else ():
+                    searched += 1
+                    for number, boxes in enumerate(boxes_by_overlay):
+                        counts[number] += bool(boxes)
+                        row = {"pair_id": pair["pair_id"], "region": f"stamp {number + 1}", "kind": "recurrent"}
+                        rows.extend(row | box_columns(box) for box in boxes)
                 writer.write(rows)
-                for row in rows:
-                    occurrences[row["region"]].add(row["pair_id"])
-        overlays = [
-            _overlay_row(number, overlay, len(occurrences[f"stamp {number}"]), searched)
-            for number, overlay in enumerate(discovery.overlays if discovery else (), start=1)
-        ]
-        changes.write_table("stamps", overlays)
-    remove_parts(run, parts)
-    _discover.cache_clear()
+        stamps = [_overlay_row(i + 1, overlay, counts[i], searched) for i, overlay in enumerate(overlays)]
+        changes.write_table("stamps", stamps)
     return len(overlays)

@@ -4,6 +4,7 @@ A stage first plans its parts. Tasks compute them in any order, in any process. 
 computes a part that has no file. A resumed run reuses the files, so no part is computed twice.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,22 @@ from tasks.lake.run import Run
 
 Rows = list[dict[str, Any]]
 
+_skipped: set[Run] = set()
+
+
+class SkippedError(Exception):
+    """A part has not been computed, because another part failed or the run was interrupted."""
+
+
+@contextlib.contextmanager
+def skip_parts(run: Run) -> Iterator[None]:
+    """Skip parts of a run that begin in this process while the block runs."""
+    _skipped.add(run)
+    try:
+        yield
+    finally:
+        _skipped.discard(run)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -23,27 +40,35 @@ class Part:
     stage: str
     index: int
     work: Any
+    key: str  # digest of the run's attributions, which differ if a resumed run attributes a shard that had failed
 
     @property
     def name(self) -> str:
         """The path of the part's file in the run's folder."""
-        key = hashlib.sha256(json.dumps(self.work, sort_keys=True).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps([self.key, self.work], sort_keys=True).encode()).hexdigest()[:16]
         return f"parts/{self.stage}-{self.index:05d}-{key}.json"
 
     def rows(self, run: Run, compute: Callable[[], Iterable[dict[str, Any]]]) -> Rows:
         """Return the rows of the part: those in its file, or computed ones, which are then stored."""
         path = run.folder / self.name
+        if run in _skipped:
+            raise SkippedError(f"{self.stage} of run {run.run_id}: part {self.index} was skipped, as the run has ended")
         if stores.is_file(path):
-            rows: Rows = json.loads(stores.read_bytes(path))
-        else:
-            rows = list(compute())
-            stores.write_bytes(path, json.dumps(rows).encode())
+            with contextlib.suppress(ValueError):  # a damaged file: compute its rows again
+                stored: Rows = json.loads(stores.read_bytes(path))
+                return stored
+        rows = list(compute())
+        stores.write_bytes(path, json.dumps(rows).encode())
         return rows
 
 
-def make_parts(stage: str, works: Iterable[Any]) -> list[Part]:
+def make_parts(run: Run, stage: str, works: Iterable[Any]) -> list[Part]:
     """Number the parts of a stage."""
-    return [Part(stage, index, work) for index, work in enumerate(works)]
+    attributions = sorted(
+        (entry["path"], entry["sha256"]) for entry in run.read_manifest()["files"] if entry["table"] == "attributions"
+    )
+    key = hashlib.sha256(json.dumps(attributions).encode()).hexdigest()
+    return [Part(stage, index, work, key) for index, work in enumerate(works)]
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -51,6 +76,7 @@ def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def remove_parts(run: Run, parts: Sequence[Part]) -> None:
-    """Delete the files of parts whose rows are in the lake."""
-    stores.remove(run.folder, (part.name for part in parts))
+def remove_parts(run: Run, stage: str) -> None:
+    """Delete the files of a stage whose rows are in the lake, also those of earlier attempts."""
+    names = stores.list_files(run.folder / "parts")
+    stores.remove(run.folder, [f"parts/{name}" for name in names if name.startswith(f"{stage}-")])

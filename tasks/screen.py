@@ -15,7 +15,6 @@ from tasks.interventions.regions import RegionInterventions
 from tasks.interventions.samples import InterventionPlan, load_samples, read_large_slices
 from tasks.lake.run import Run
 from tasks.parts import Part, Rows, chunks, make_parts, remove_parts
-from tasks.progress import track
 
 _BATCH = 64
 _PAIRS_PER_PART = 4 * _BATCH
@@ -32,7 +31,7 @@ def plan_screening(run: Run, plan: InterventionPlan) -> list[Part]:
         slices = read_large_slices(connection, run, plan)
     sample = sorted({pair_id for row in slices for pair_id in row["pair_ids"]})
     works = ({"regions": regions, "pair_ids": pair_ids} for pair_ids in chunks(sample, _PAIRS_PER_PART))
-    return make_parts("screen", works)
+    return make_parts(run, "screen", works)
 
 
 def _screen_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
@@ -62,7 +61,7 @@ def screen(run: Run, plan: InterventionPlan) -> int:
     """
     parts = plan_screening(run, plan)
     with run.changes() as changes, changes.open_writer("screenings") as writer:
-        for part in track(parts, description="covering regions"):
+        for part in parts:
             writer.write(_screen_part(run, plan, part))
-    remove_parts(run, parts)
+    remove_parts(run, "screen")
     return writer.rows

@@ -14,12 +14,10 @@ from tasks.interventions.samples import (
     InterventionPlan,
     NotMeasurableError,
     load_samples,
-    read_large_slices,
 )
 from tasks.interventions.statistics import Evidence, estimate_sensitivity, evaluate, explain_failure, generator
 from tasks.lake.run import Run
 from tasks.parts import Part, Rows, make_parts, remove_parts
-from tasks.progress import track
 from tasks.records import Box
 
 SIDE = math.sqrt(0.03)
@@ -97,20 +95,19 @@ def _square(x0: float, y0: float) -> Box:
     return x0, y0, x0 + SIDE, y0 + SIDE
 
 
-def plan_self_audit(plan: InterventionPlan) -> list[Part]:
+def plan_self_audit(run: Run, plan: InterventionPlan) -> list[Part]:
     """Divide the self-audit into parts: the synthetic tag, and each random region."""
-    return make_parts("self-audit", [None, *range(plan.confirm.negatives)] if plan.confirm.enabled else [])
+    return make_parts(run, "self-audit", [None, *range(plan.confirm.negatives)] if plan.confirm.enabled else [])
 
 
 def _audit_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
     def compute() -> Iterator[dict[str, Any]]:
-        with run.connect() as connection:
-            slices = read_large_slices(connection, run, plan)
-        if not slices:
+        samples = load_samples(run, plan)
+        if not samples.large_slices:
             return
         tests = [row["tests"] for row in run.iter_rows("confirmations", ["tests"])]
         level = plan.confirm.level / max([*tests, 1])
-        audit = _SelfAudit(RegionInterventions(load_samples(run, plan)), slices, plan, level)
+        audit = _SelfAudit(RegionInterventions(samples), samples.large_slices, plan, level)
         with contextlib.suppress(NotMeasurableError):
             if part.work is None:
                 yield from audit.test_tag()
@@ -132,8 +129,8 @@ def self_audit(run: Run, plan: InterventionPlan) -> int:
 
     Each is tested alone, at the significance level divided by the number of the run's tests (Bonferroni).
     """
-    parts = plan_self_audit(plan)
-    rows = [row for part in track(parts, description="testing known regions") for row in _audit_part(run, plan, part)]
+    parts = plan_self_audit(run, plan)
+    rows = [row for part in parts for row in _audit_part(run, plan, part)]
     count = run.write_table("self_audits", rows)
-    remove_parts(run, parts)
+    remove_parts(run, "self-audit")
     return count

@@ -109,6 +109,7 @@ def sweep(
     import m2ib
     from corpora import Pair
     from m2ib.analysis.sweep import make_variants, run_sweep
+    from tasks.device import compute
     from tasks.inputs import load_corpus, load_model
 
     config = output.load_config(audit_file, None)
@@ -121,7 +122,9 @@ def sweep(
         encoder = load_model(model)
         images = [corpus.read_image(pair.place).pixels for pair in sample]
         variants = make_variants(config.bottleneck_config(), depth, beta, draws)
-        for row in run_sweep(encoder, images, [pair.caption for pair in sample], variants, model.batch_size):
+        captions = [pair.caption for pair in sample]
+        rows_of_variants = run_sweep(encoder, images, captions, variants, model.batch_size)
+        while (row := compute(model.device, next, rows_of_variants, None)) is not None:
             rows.append(row)
             output.note("depth {depth:g} beta {beta:g} draws {draws}: done".format_map(row))
     except (m2ib.M2IBError, ValueError) as error:

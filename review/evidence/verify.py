@@ -23,7 +23,9 @@ from stores.ledger import LedgerError, Record
 
 _TEMPORARY: Final = re.compile(r"(.*/)?\.[^/]+\.tmp")
 """Names of incomplete files of killed processes; nothing reads them."""
-_SHARD: Final = re.compile(r"(attributions|ingest_errors)/part-[^/]+\.parquet|parts/[^/]+\.json")
+_SHARD: Final = re.compile(
+    r"(attributions|ingest_errors)/part-[^/]+\.parquet|parts/[^/]+\.json|calibration\.safetensors"
+)
 """Names of the files of a shard. Interrupted attempts leave such files, which no manifest lists."""
 _REPORT: Final = re.compile(r"report[^/]*\.(html|pdf)")
 _MANIFEST: Final = "manifest.json"
@@ -414,11 +416,11 @@ class _RunVerifier:
             elif name in replaced:
                 origin = "left over from before the run was compacted or pruned"
             elif _SHARD.fullmatch(name):
-                origin = "left over from an interrupted attempt"
+                origin = "of an interrupted attempt, for --resume"
             else:
                 self._add(name, "is not listed in the manifest of the run")
                 continue
-            self._note(name, f"{origin}; nothing reads it")
+            self._note(name, f"{origin}; no result depends on it")
 
 
 def _parse_manifest(data: bytes, run_id: str) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from tasks.settings import ConfirmConfig, Inputs
 _BATCH = 64
 _KEPT_IMAGES = 512
 _KEPT_SAMPLES = 8
-_KEPT_EMBEDDINGS = 200_000
+_KEPT_BYTES = 2**29  # of embeddings of covered images
 
 Result = TypeVar("Result")
 
@@ -59,6 +59,7 @@ class Samples:
         self._image_embeddings: dict[str, Any] = {}
         self._covered: OrderedDict[tuple[Any, ...], Numbers] = OrderedDict()
         self._images: OrderedDict[str, NDArray[np.uint8] | None] = OrderedDict()
+        self._large_slices: list[dict[str, Any]] | None = None
         self._lock = threading.RLock()
 
     def compute(self, function: Callable[..., Result], *args: Any) -> Result:
@@ -90,8 +91,18 @@ class Samples:
         return str(self._rows[pair_id]["image_sha256"])
 
     def prepare_images(self, images: Sequence[NDArray[np.uint8] | None]) -> Any:
-        """Return readable images as one tensor of preprocessed images."""
-        return self.compute(self.network.prepare_images, np.stack([image for image in images if image is not None]))
+        """Return readable images as one preprocessed tensor in main memory, where masks are filled."""
+        readable = np.stack([image for image in images if image is not None])
+        return self.compute(lambda: self.network.prepare_images(readable).cpu())
+
+    @property
+    def large_slices(self) -> list[dict[str, Any]]:
+        """The slices with enough pairs for an alert; see `read_large_slices`. They are read once."""
+        with self._lock:
+            if self._large_slices is None:
+                with self.run.connect() as connection:
+                    self._large_slices = read_large_slices(connection, self.run, self.plan)
+            return self._large_slices
 
     def choose_pair(self, caption: str, pair_id: str, purpose: str) -> str:
         """Return the id of a pair with this caption, chosen by a hash of the seed, the purpose and `pair_id`."""
@@ -114,6 +125,8 @@ class Samples:
     ) -> Numbers:
         """Embed preprocessed images with each of their masks covered, each covered image once per run.
 
+        Which images share a batch depends on what was embedded before, so embeddings can differ in their last digits.
+
         Args:
             pixels: Preprocessed images.
             contents: A text that identifies the pixels of each image, such as the sha256 of its file.
@@ -127,7 +140,10 @@ class Samples:
         ]
         present: NDArray[np.bool_] = np.any(masks, axis=(2, 3))
         with self._lock:
-            new = np.array([[key not in self._covered for key in row] for row in keys]) & present
+            new, seen = np.zeros(present.shape, np.bool_), {*self._covered}
+            for i, j in np.argwhere(present):
+                new[i, j] = keys[i][j] not in seen
+                seen.add(keys[i][j])
             rows = np.flatnonzero(new.any(axis=1)).tolist()
             if len(rows):
                 donated = self.prepare_images(self.read_images([donors[i] for i in rows])) if donors else None
@@ -135,7 +151,7 @@ class Samples:
                 for i, j in np.argwhere(new[rows]):
                     self._covered[keys[rows[i]][j]] = embeddings[i, j].copy()
             found = np.stack([self._covered[keys[i][j]] for i, j in np.argwhere(present)])
-            while len(self._covered) > _KEPT_EMBEDDINGS:
+            while len(self._covered) * found[0].nbytes > _KEPT_BYTES:
                 self._covered.popitem(last=False)
         result = np.zeros((*present.shape, found.shape[-1]))
         result[present] = found

@@ -13,7 +13,7 @@ from tasks.self_audit import check_region, plan_self_audit, self_audit
 STAGES = {
     "screen": (plan_screening, cover_regions, screen, "screenings"),
     "confirm": (plan_tests, confirm_stage.run_tests, confirm, "confirmations"),
-    "self-audit": (lambda _, plan: plan_self_audit(plan), check_region, self_audit, "self_audits"),
+    "self-audit": (plan_self_audit, check_region, self_audit, "self_audits"),
 }
 
 
@@ -23,14 +23,29 @@ def read_table(run, table):
 
 
 def test_rows_of_a_part_are_computed_once_and_kept_exactly(hand_written_run):
-    part, other = make_parts("stage", ["a", "b"])
+    part, other = make_parts(hand_written_run, "stage", ["a", "b"])
     rows = [{"x": 0.1 + 0.2, "y": None, "z": "ä"}]
     assert part.rows(hand_written_run, lambda: iter(rows)) == rows
     assert part.rows(hand_written_run, lambda: pytest.fail("computed again")) == rows
-    assert Part("stage", 0, "other work").rows(hand_written_run, list) == []
-    remove_parts(hand_written_run, [part, other])
+    assert Part("stage", 0, "other work", part.key).rows(hand_written_run, list) == []
+    assert other.rows(hand_written_run, list) == []
+    hand_written_run.add_pairs(["a caption"])
+    hand_written_run.add_attributions([[1.0]], (1, 1))
+    (later, _) = make_parts(hand_written_run, "stage", ["a", "b"])  # a shard that had failed is attributed now
+    assert later.rows(hand_written_run, lambda: [{"x": 2}]) == [{"x": 2}]
+    remove_parts(hand_written_run, "stage")
+    assert not list(hand_written_run.folder.glob("parts/*"))
     assert part.rows(hand_written_run, list) == []
     assert list(chunks([1, 2, 3], 2)) == [[1, 2], [3]]
+
+
+def test_a_damaged_part_is_computed_again(hand_written_run):
+    (part,) = make_parts(hand_written_run, "stage", ["a"])
+    part.rows(hand_written_run, lambda: [{"x": 1}])
+    path = hand_written_run.folder / part.name
+    path.write_bytes(path.read_bytes()[:5])
+    assert part.rows(hand_written_run, lambda: [{"x": 2}]) == [{"x": 2}]
+    assert part.rows(hand_written_run, list) == [{"x": 2}]
 
 
 def test_a_part_that_fails_leaves_no_file(hand_written_run):
@@ -38,7 +53,7 @@ def test_a_part_that_fails_leaves_no_file(hand_written_run):
         yield {"x": 1}
         raise RuntimeError("the image store did not answer")
 
-    (part,) = make_parts("stage", ["a"])
+    (part,) = make_parts(hand_written_run, "stage", ["a"])
     with pytest.raises(RuntimeError):
         part.rows(hand_written_run, fail)
     assert part.rows(hand_written_run, list) == []

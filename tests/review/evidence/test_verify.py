@@ -213,8 +213,8 @@ def test_an_unlisted_file_is_reported(intact_lake, name):
     [
         ("runs/RUN/pairs/.part-00000.parquet.0a.tmp", "incomplete file of a killed process"),
         ("ledger/.00000009.json.0a.tmp", "incomplete file of a killed process"),
-        ("runs/RUN/attributions/part-00009-0a.parquet", "left over from an interrupted attempt"),
-        ("runs/RUN/parts/confirm-00000-0a.json", "left over from an interrupted attempt"),
+        ("runs/RUN/attributions/part-00009-0a.parquet", "of an interrupted attempt, for --resume"),
+        ("runs/RUN/parts/confirm-00000-0a.json", "of an interrupted attempt, for --resume"),
         ("runs/RUN/lock.json", None),
     ],
 )

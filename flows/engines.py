@@ -64,7 +64,7 @@ class Engine:
         Raises the first error of a part, after all submitted parts have ended. An interrupt skips the parts that have
         not begun, and waits for the others: no task works for a run that has ended.
         """
-        with bar(task.name, len(parts)) as advance:
+        with bar(f"parts of {parts[0].stage}" if parts else "parts", len(parts)) as advance:
             for some in chunks(parts, BATCH):
                 plans = [replace(plan, inputs=self.inputs[part.index % len(self.inputs)]) for part in some]
                 futures = self.map(task, run=unmapped(run), plan=plans, part=list(some))

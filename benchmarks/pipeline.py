@@ -66,7 +66,7 @@ class Counters:
             (Image.Image, "reduce"),
             (pq.ParquetWriter, "write_table"),
         )
-        open_image, get_decoder = corpora.corpus.open_image, Image._getdecoder  # type: ignore[attr-defined]
+        open_image, get_decoder = corpora.corpus.open_image, Image._getdecoder  # type: ignore[attr-defined]  # private, and not in its types
 
         def count_image(*args: Any) -> Any:
             self.fetches.append(None)

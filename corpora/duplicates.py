@@ -46,7 +46,7 @@ class FirstRows:
                 part = slice(start, start + _ROWS_PER_STATEMENT)
                 values = [value for row in zip(keys[part], numbers[part], strict=True) for value in row]
                 places = ", ".join(["(?, ?)"] * (len(values) // 2))
-                new += execute(f"INSERT OR IGNORE INTO pairs VALUES {places}", values).rowcount  # noqa: S608  # no text
+                new += execute(f"INSERT OR IGNORE INTO pairs VALUES {places}", values).rowcount  # noqa: S608  # only question marks
             if new == len(rows):
                 return numbers
             return [execute("SELECT first FROM pairs WHERE id = ?", (key,)).fetchone()[0] for key in keys]

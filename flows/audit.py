@@ -94,9 +94,7 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
         notify(run, config.notify, config.alerts.min_pairs)
     if read_again := count_reads(run) - attribution_reads:
         get_run_logger().info(
-            "%d images were read again, because [run] cache_bytes = %d did not have them",
-            read_again,
-            config.run.cache_bytes,
+            "%d images were read again for the tests; see [run] cache_bytes = %d", read_again, config.run.cache_bytes
         )
     status = "completed_with_errors" if failures else "completed"
     run.finish(status, "; ".join(warnings) or None, stage_seconds=stage, images_read_again=read_again)

@@ -27,7 +27,7 @@ from flows.provenance import code_version, environment
 from tasks.errors import BadInputError
 from tasks.inputs import load_corpus, load_model
 from tasks.lake.run import Run
-from tasks.parts import Part, chunks, skip_parts
+from tasks.parts import Part, SkippedError, chunks, skip_parts
 from tasks.progress import bar
 from tasks.settings import CorpusConfig, Inputs, ModelConfig
 
@@ -73,15 +73,13 @@ class Engine:
                         advance(1)
                         if isinstance(self.outcome(future), BaseException):
                             break
-                except BaseException:
+                finally:
                     with skip_parts(run):
                         wait(futures)
-                    raise
-                with skip_parts(run):
-                    wait(futures)
-                for outcome in [self.outcome(future) for future in futures]:
-                    if isinstance(outcome, BaseException):
-                        raise outcome
+                outcomes = [self.outcome(future) for future in futures]
+                errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+                for error in sorted(errors, key=lambda error: isinstance(error, SkippedError)):
+                    raise error
 
     def outcome(self, future: PrefectFuture[Any]) -> Any:
         """Return the result of a task, or the exception that it raised or that Ray raised because its worker died."""

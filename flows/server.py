@@ -84,10 +84,8 @@ def _wait_until_ready() -> None:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    assert process.stdin is not None  # noqa: S101
-    process.stdin.close()
     try:
-        process.wait(_SECONDS_TO_STOP)
+        process.communicate(timeout=_SECONDS_TO_STOP)  # closes its standard input
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -1,8 +1,8 @@
 """Computation on devices: one thread per device makes all PyTorch calls of a process.
 
 PyTorch's CPU operations run in a team of OpenMP threads for each calling thread. With a second team there are more
-threads than cores, so that every small operation has to wake its team up: 512 pairs of the demo took 31 s instead of
-17 s (docs/decisions/0027). Readers and tasks therefore pass their work to the thread of the device.
+threads than cores, so that every small operation has to wake its team up, and an audit takes half as long again
+(docs/decisions/0027). Readers and tasks therefore pass their work to the thread of the device.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from threading import current_thread
+from threading import Lock, current_thread
 from typing import Final, ParamSpec, TypeVar
 
 Parameters = ParamSpec("Parameters")
@@ -23,6 +23,8 @@ _M_MMAP_THRESHOLD: Final = -3
 _KEPT_BYTES: Final = 2**30
 _LARGEST_MMAP_THRESHOLD: Final = 2**25  # glibc accepts no more
 
+_lock = Lock()
+
 
 @cache
 def _thread_of(device: str) -> ThreadPoolExecutor:
@@ -30,7 +32,13 @@ def _thread_of(device: str) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix=_PREFIX + device)
 
 
-os.register_at_fork(after_in_child=_thread_of.cache_clear)  # a forked process has none of its parent's threads
+def _forget_threads() -> None:
+    global _lock  # noqa: PLW0603  # another thread of the parent may have had the lock
+    _lock = Lock()
+    _thread_of.cache_clear()
+
+
+os.register_at_fork(after_in_child=_forget_threads)  # a forked process has none of its parent's threads
 
 
 @cache
@@ -49,9 +57,13 @@ def submit(
 
     The queue is bounded by the callers: none has more than two calls in it.
     """
-    if current_thread().name.startswith(_PREFIX + device):
-        raise RuntimeError(f"device {device}: got a call from its own thread, which would wait for itself forever")
-    return _thread_of(device).submit(function, *args, **kwargs)
+    if current_thread().name.startswith(_PREFIX):
+        raise RuntimeError(
+            f"device {device}: got a call from the thread of a device, which would wait for itself forever"
+        )
+    with _lock:  # two threads must not both create the thread of a device
+        thread = _thread_of(device)
+    return thread.submit(function, *args, **kwargs)
 
 
 def compute(

@@ -67,7 +67,7 @@ def test_every_part_runs_on_one_of_the_devices(run_parts, count):
 
 def test_the_error_of_a_part_is_raised_after_all_submitted_parts_have_ended(run_parts):
     with pytest.raises(ValueError, match="no such region"):
-        run_parts(130, {3: ValueError("no such region")})
+        run_parts(130, {2: SkippedError("skipped"), 3: ValueError("no such region")})
     assert len(run_parts.futures) == 64
     assert all(future.ended for future in run_parts.futures)
 
@@ -91,7 +91,7 @@ def test_parts_that_have_not_begun_are_skipped_after_an_error(hand_written_run, 
     def stage():
         Engine([None]).run_parts(work, hand_written_run, Plan(None), make_parts(hand_written_run, "stage", range(40)))
 
-    with pytest.raises((ValueError, SkippedError)):
+    with pytest.raises(ValueError, match="no such region"):
         stage()
     assert len(began) < 40
     assert (

@@ -149,17 +149,23 @@ def test_column_names_can_be_chosen(write_corpus: WriteCorpus) -> None:
         read_folder(root, image_column="text", caption_column="text")
 
 
-def test_several_captions_decode_an_image_once(
-    write_corpus: WriteCorpus, picture: Picture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read_names: list[str] = []
+@pytest.fixture
+def read_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the image files that were read."""
+    names: list[str] = []
     original = corpora.readers.imagefolder.read_bytes
 
     def spy(path: Path, limits: Limits) -> object:
-        read_names.append(path.name)
+        names.append(path.name)
         return original(path, limits)
 
     monkeypatch.setattr(corpora.readers.imagefolder, "read_bytes", spy)
+    return names
+
+
+def test_several_captions_decode_an_image_once(
+    write_corpus: WriteCorpus, picture: Picture, read_names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = [{"file_name": name, "text": text} for text in "abc" for name in ("a.png", "cut.png")]
     root = write_corpus(table, {"a.png": picture(), "cut.png": picture()[:-30]})
     assert read_outcomes(root) == ["pair", "truncated_image"] * 3
@@ -175,16 +181,8 @@ def test_several_captions_decode_an_image_once(
 
 
 def test_pixels_are_inspected_with_each_caption_while_the_image_is_read_once(
-    write_corpus: WriteCorpus, picture: Picture, monkeypatch: pytest.MonkeyPatch
+    write_corpus: WriteCorpus, picture: Picture, read_names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_names: list[str] = []
-    original = corpora.readers.imagefolder.read_bytes
-
-    def spy(path: Path, limits: Limits) -> object:
-        read_names.append(path.name)
-        return original(path, limits)
-
-    monkeypatch.setattr(corpora.readers.imagefolder, "read_bytes", spy)
     monkeypatch.setattr(corpora.corpus, "_BATCH_ROWS", 2)  # captions of one image stay in one batch
     names = ("a.png", "cut.png", "b.png", "no.png")
     table = [{"file_name": name, "text": text} for name in names for text in (" x ", "y", "z", "y")]

@@ -38,7 +38,7 @@ class Page(HTMLParser):
         return [a for name, a in self.tags if name == tag and all(a.get(k) == v for k, v in expected.items())]
 
 
-def render_page(lake, run_id="latest"):
+def render_html_report(lake, run_id="latest"):
     return Page(write_report(lake.path, run_id).read_text(encoding="utf-8"))
 
 
@@ -52,7 +52,7 @@ def list_pictures(page):
 def test_an_alert_is_in_the_headline_with_numbers_pairs_and_mean_maps(lake, make_pair):
     pairs = [make_pair(0, "dense shadow"), make_pair(1, "clear")]
     lake.write(lake.begin(), pairs, slice="dense", pair_ids=["pair0000"])
-    page = render_page(lake)
+    page = render_html_report(lake)
     assert (
         "1 suspected alert: attribution concentrates on the top-left corner in pairs whose caption contains “dense”"
         in page.text
@@ -70,9 +70,9 @@ def test_an_alert_is_in_the_headline_with_numbers_pairs_and_mean_maps(lake, make
 
 def test_truncated_captions_are_counted(lake, make_pair):
     lake.write(lake.begin(), [make_pair(0, "long", caption_cut=12), make_pair(1, "short", caption_cut=0)])
-    assert "1 caption truncated to the context length" in render_page(lake).text
+    assert "1 caption truncated to the context length" in render_html_report(lake).text
     lake.write(lake.begin("20260102T000000-bbbbbb"), [make_pair(2, "short")])
-    assert "truncated to the context" not in render_page(lake).text
+    assert "truncated to the context" not in render_html_report(lake).text
 
 
 def test_a_confirmed_alert_shows_its_test_and_controls(lake, make_pair):
@@ -92,7 +92,7 @@ def test_a_confirmed_alert_shows_its_test_and_controls(lake, make_pair):
     self_audit = {"kind": "random", "area": 0.03, "n": 64, "margin": 0.5, "sets": 1, "confirmed": 0}
     run.write_table("self_audits", [self_audit])
     run.finish("completed")
-    page = render_page(lake)
+    page = render_html_report(lake)
     assert (
         "1 confirmed alert: the score relies on the top-left corner in pairs whose caption contains “dense”"
         in page.text
@@ -108,7 +108,7 @@ def test_a_confirmed_alert_shows_its_test_and_controls(lake, make_pair):
 
 def test_an_untested_alert_is_reported(lake, make_pair):
     lake.write(lake.begin(), [make_pair(0, "dense shadow")], slice="dense")
-    page = render_page(lake)
+    page = render_html_report(lake)
     assert "Not shown: suspected" in page.text
     assert "Not tested" in page.text
     assert "This run has no self-audit" in page.text
@@ -119,11 +119,12 @@ def test_sampled_and_reused_rows_are_counted(lake, make_pair):
     counts = {"corpus_rows": 200_000, "not_sampled": 195_000, "pairs": 4990, "attributions": 4990}
     run.update(counts=counts)
     assert (
-        "5,000 of 200,000 rows, sampled by hash; 4,990 pairs readable, 4,990 pairs attributed" in render_page(lake).text
+        "5,000 of 200,000 rows, sampled by hash; 4,990 pairs readable, 4,990 pairs attributed"
+        in render_html_report(lake).text
     )
     config = run.read_manifest()["config"] | {"corpus": {"sample": 5000, "stratify": "site"}}
     run.update(counts={"reused": 4900}, config=config)
-    text = render_page(lake).text
+    text = render_html_report(lake).text
     assert "sampled by hash in equal parts of each site; 4,990 pairs readable" in text
     assert "4,990 pairs attributed, 4,900 of them in earlier runs" in text
 
@@ -143,7 +144,7 @@ def test_dependent_alerts_are_listed_under_their_leader(lake, make_pair):
         ],
     )
     run.finish("completed")
-    page = render_page(lake)
+    page = render_html_report(lake)
     assert "3 suspected alerts. The strongest: attribution concentrates on the top-left corner" in page.text
     assert "attribution concentrates on the outer frame in pairs with site = a" in page.text
     assert "attribution concentrates on the region “tag <b>” in all pairs" in page.text
@@ -163,7 +164,7 @@ def test_untrusted_text_never_becomes_html_markup(lake, make_pair):
         [{"row_number": 3, "stage": "ingest", "file_name": markup, "reason": markup, "detail": markup}],
     )
     run.finish("completed", markup)
-    page = render_page(lake)
+    page = render_html_report(lake)
     assert not page.find("script")
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert markup in page.text
@@ -171,7 +172,7 @@ def test_untrusted_text_never_becomes_html_markup(lake, make_pair):
 
 def test_the_html_loads_nothing_and_has_a_strict_policy(lake, make_pair):
     lake.write(lake.begin(), [make_pair(caption="see https://example.org/x.png")], slice="see")
-    page = render_page(lake)
+    page = render_html_report(lake)
     for tag, attributes in page.tags:
         assert tag not in ("script", "link", "iframe", "object", "base", "form")
         assert not any(name.startswith("on") or name == "style" for name in attributes)
@@ -190,7 +191,7 @@ def test_the_html_loads_nothing_and_has_a_strict_policy(lake, make_pair):
 def test_nats_are_shown_as_bits(lake, make_pair):
     pair = make_pair(caption="word", nats=math.log(2) * 64)
     lake.write(lake.begin(), [pair])
-    page = render_page(lake)
+    page = render_html_report(lake)
     assert "64.0 bits per patch" in page.text  # 64 ln 2 nats, the largest patch, make the scale's top
     assert "Bits, image 160.0" in page.text
     assert "word: 3.0 bits" in [token.get("title") for token in page.find("li")]
@@ -209,7 +210,7 @@ def test_a_run_without_attributions_is_reported_in_every_status(lake, status, re
     run = lake.begin()
     if status != "running":
         run.finish(status, reason)
-    page = render_page(lake)
+    page = render_html_report(lake)
     assert f"<h1>{headline}</h1>" in page.html
     assert "No check was run" in page.text
 
@@ -218,14 +219,14 @@ def test_failed_shards_are_in_the_headline_of_a_run_without_alerts(lake, make_pa
     run = lake.begin()
     lake.write(run, [make_pair(number) for number in range(6)])
     run.finish("completed_with_errors", "1 of 2 shards failed")
-    page = render_page(lake)
+    page = render_html_report(lake)
     assert "<h1>No alerts, but parts of the corpus failed</h1>" in page.html
     assert "completed with errors: 1 of 2 shards failed" in page.text
 
 
 def test_a_run_without_alerts_lists_thresholds_and_largest_effects(lake, make_pair):
     lake.write(lake.begin(), [make_pair(number) for number in range(6)])
-    page = render_page(lake)
+    page = render_html_report(lake)
     assert "<h1>No alerts</h1>" in page.html
     assert "No region had 2.0 times its share" in page.text
     assert "corner top-left word “shadow” 6 40.0% 6.25% 6.40 no alert" in page.text
@@ -253,7 +254,7 @@ def test_gates_and_error_rows_are_counted_with_their_failures_and_examples(lake,
         ],
     )
     run.finish("stopped", "corpus: ExpectSense of width")
-    page = render_page(lake)
+    page = render_html_report(lake)
     assert "2 checks of the corpus, the attributions and their row counts; 1 failed" in page.text
     assert 'critical corpus ExpectSense width – 0 {"min": 1}' in page.text
     assert "5: corrupt_image 5" in page.text
@@ -269,7 +270,7 @@ def test_an_image_that_cannot_be_verified_is_a_placeholder(lake, make_pair):
     Image.new("RGB", (40, 40)).save(lake.corpus / "image_1.png")
     (lake.corpus / "image_2.png").write_text("no image")
     for _ in range(2):
-        page = render_page(lake)
+        page = render_html_report(lake)
         assert page.text.count("Image not shown: ") >= 4
         assert not [image for image in page.find("img") if image["alt"].startswith("The image ")]
         assert len([image for image in page.find("img") if image["alt"].startswith("Image map")]) >= 4
@@ -288,7 +289,7 @@ def test_an_image_that_cannot_be_verified_is_a_placeholder(lake, make_pair):
 def test_pictures_have_the_shape_of_the_grid(lake, make_pair, grid, size, view):
     box = dict(zip(("view_x0", "view_y0", "view_x1", "view_y1"), view, strict=True))
     lake.write(lake.begin(), [make_pair(grid=grid, size=size, **box)], slice="shadow")
-    for image, picture in list_pictures(render_page(lake)):
+    for image, picture in list_pictures(render_html_report(lake)):
         if image["alt"].startswith(("The image", "Image map", "Mean")):
             width, height = int(image["width"]), int(image["height"])
             assert width * grid[0] == height * grid[1]
@@ -298,7 +299,7 @@ def test_pictures_have_the_shape_of_the_grid(lake, make_pair, grid, size, view):
 
 def test_maps_of_different_shapes_have_no_mean(lake, make_pair):
     lake.write(lake.begin(), [make_pair(0), make_pair(1, grid=(2, 2))], slice="shadow")
-    page = render_page(lake)
+    page = render_html_report(lake)
     assert "No mean map: the image maps of this run have 2 different shapes" in page.text
 
 
@@ -313,7 +314,7 @@ def test_invalid_attributions_can_be_reported(lake, make_pair):
     pairs = [make_pair(number, f"shadow {number} on the left") | change for number, change in enumerate(changes)]
     run = lake.write(lake.begin(), pairs, finish=False, slice="shadow")
     run.finish("stopped", "attributions")
-    page = render_page(lake)
+    page = render_html_report(lake)
     assert all(pair["caption"] in page.text for pair in pairs)
     assert "16 values of the map are not finite" in page.text
     assert "Map not shown: it has 3 values, expected 4 x 4" in page.text
@@ -322,7 +323,7 @@ def test_invalid_attributions_can_be_reported(lake, make_pair):
 def test_captions_of_any_script_and_length_are_shown(lake, make_pair):
     captions = ("ظل في الرئة اليسرى", "左肺 阴影 <b>", "long " * 1500, "a\nb\tc")
     lake.write(lake.begin(), [make_pair(*each) for each in enumerate(captions)], slice="long")
-    page = render_page(lake)
+    page = render_html_report(lake)
     assert all(" ".join(caption.split()) in page.text for caption in captions)
     assert {"class": "caption", "dir": "auto"} in page.find("p")
     assert page.text.count("Full caption, 7,500 characters") == 2  # as an example, and for comparison
@@ -338,7 +339,7 @@ def test_regions_of_one_pair_are_drawn_for_that_pair(lake, make_pair):
     )
     lake.alert(run, [{"region": "tag", "slice": "shadow", "pair_ids": ["pair0000", "pair0001", "lost"]}])
     run.finish("completed")
-    page = render_page(lake)
+    page = render_html_report(lake)
     assert "The 2 pairs with most bits in the region" in page.text
     assert "The region “tag”, outlined 30.0% of the attribution" in page.text
 
@@ -350,7 +351,7 @@ def test_provenance_is_complete_without_the_report_itself(lake, make_pair):
     assert write_report(lake.path, "latest").read_bytes() == before  # the same lake gives the same bytes
     with run.changes() as changes:
         changes.files[run.relative_path(report.name)] = None, None
-    page = render_page(lake)
+    page = render_html_report(lake)
     for digest in ("a1" * 32, "b2" * 32, "c3" * 32, "d4" * 32, "0.0.1+test", "python 3.11"):
         assert digest in page.text
     for entry in run.read_manifest()["files"]:
@@ -361,7 +362,7 @@ def test_runs_are_found_by_id_and_latest(lake):
     for run_id in ("20260101T000000-aaaaaa", "20260102T000000-bbbbbb"):
         lake.begin(run_id).finish("failed", run_id)
     assert write_report(lake.path, "latest") == lake.path / "runs" / "20260102T000000-bbbbbb" / "report.html"
-    assert "Failed: 20260101T000000-aaaaaa" in render_page(lake, "20260101T000000-aaaaaa").text
+    assert "Failed: 20260101T000000-aaaaaa" in render_html_report(lake, "20260101T000000-aaaaaa").text
     with pytest.raises(ReportError, match=r"got run 'nine', expected latest, or a run of .*: .*bbbbbb, .*aaaaaa"):
         write_report(lake.path, "nine")
 
@@ -384,6 +385,6 @@ def test_a_report_of_a_changed_run_has_a_warning(lake, make_pair):
     run = lake.write(lake.begin(), [make_pair()])
     digest = hashlib.sha256((run.folder / "manifest.json").read_bytes()).hexdigest()
     ledger.append(lake.path, "run", {"run_id": run.run_id, "status": "completed", "manifest_sha256": digest})
-    assert "Do not rely on this report" not in render_page(lake).text
+    assert "Do not rely on this report" not in render_html_report(lake).text
     run.update(reason="nothing to see here")
-    assert "Its sha256 differs from that in record 1 of the ledger" in render_page(lake).text
+    assert "Its sha256 differs from that in record 1 of the ledger" in render_html_report(lake).text

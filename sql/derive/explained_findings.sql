@@ -43,14 +43,14 @@ members AS MATERIALIZED (
     WHERE r.share IS NOT NULL AND r.area > 0
 ),
 totals AS (
-    SELECT rule, side, region, place, count(*) AS n, sum(share) AS share, sum(area) AS area
+    SELECT rule, side, region, place, count(*) AS n, exact_sum(share) AS share, exact_sum(area) AS area
     FROM members
     GROUP BY rule, side, region, place
 ),
 -- What a finding has in common with each stronger one, so that the rest is a difference of sums.
 common AS (
     SELECT weak.rule, weak.region, weak.place, strong.place AS by_place,
-        count(*) AS n, sum(weak.share) AS share, sum(weak.area) AS area
+        count(*) AS n, exact_sum(weak.share) AS share, exact_sum(weak.area) AS area
     FROM members AS weak
     JOIN members AS strong USING (rule, region, pair_id)
     WHERE strong.place < weak.place AND (weak.clustered OR NOT strong.clustered)

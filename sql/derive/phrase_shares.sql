@@ -2,7 +2,7 @@
 -- Grain: pair and phrase. Parameters: $run_id.
 -- Special tokens are left out of both: they are not words, and their mass is what the text tower pools there.
 WITH words AS (
-    SELECT pair_id, sum(nats) AS nats, count(*) AS n
+    SELECT pair_id, exact_sum(nats) AS nats, count(*) AS n
     FROM tokens
     WHERE run_id = $run_id AND NOT special
     GROUP BY pair_id
@@ -17,9 +17,9 @@ SELECT
     i.pair_id,
     'text' AS side,
     i.region,
-    sum(t.nats) / nullif(any_value(w.nats), 0) AS share,
+    exact_sum(t.nats) / nullif(any_value(w.nats), 0) AS share,
     count(*) / any_value(w.n) AS area,
-    sum(t.nats) AS nats
+    exact_sum(t.nats) AS nats
 FROM inside AS i
 JOIN tokens AS t ON t.run_id = $run_id AND t.pair_id = i.pair_id AND t.position = i.position
 JOIN words AS w ON w.pair_id = i.pair_id

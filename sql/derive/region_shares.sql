@@ -43,9 +43,9 @@ SELECT
     pair_id,
     'image' AS side,
     region,
-    sum(nats * overlap / patch_area) / nullif(any_value(image_nats), 0) AS share,
-    sum(overlap) AS area,
-    sum(nats * overlap / patch_area) AS nats
+    exact_sum(nats * overlap / patch_area) / nullif(any_value(image_nats), 0) AS share,
+    exact_sum(overlap) AS area,
+    exact_sum(nats * overlap / patch_area) AS nats
 FROM pieces
 GROUP BY pair_id, region
 ORDER BY pair_id, region;

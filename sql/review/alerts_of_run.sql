@@ -2,7 +2,7 @@
 -- Grain: alert. Parameters: $run_id. Columns of the test are NULL for an alert that was not tested.
 -- rest_*: the same region over the pairs that are not in the slice; NULL if there are none.
 WITH totals AS (
-    SELECT region, count(*) AS n, sum(share) AS share, sum(area) AS area
+    SELECT region, count(*) AS n, exact_sum(share) AS share, exact_sum(area) AS area
     FROM region_shares
     WHERE run_id = $run_id AND share IS NOT NULL AND area > 0
     GROUP BY region

@@ -9,7 +9,7 @@ SELECT
         ELSE least(share, 0.999) / (1 - least(share, 0.999)) * (1 - area) / area
     END AS effect
 FROM (
-    SELECT run_id, side, region, slice_kind, slice, count(*) AS n, avg(share) AS share, avg(area) AS area
+    SELECT run_id, side, region, slice_kind, slice, count(*) AS n, exact_mean(share) AS share, exact_mean(area) AS area
     FROM stored.region_shares
     JOIN pair_slices USING (run_id, pair_id)
     WHERE share IS NOT NULL AND area > 0

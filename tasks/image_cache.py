@@ -4,12 +4,9 @@ import os
 import tempfile
 import threading
 import weakref
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-import stores
 
 Prepared = NDArray[np.uint8]
 """An image as the model's transform resizes it, before normalization: (height, width, 3)."""
@@ -28,9 +25,9 @@ class ImageCache:
         self._slot_of: dict[str, int] = {}
         self.misses = 0  # number of times that an image was not in the cache
         self._lock = threading.Lock()
-        self._file, path = tempfile.mkstemp(dir=stores.scratch_folder())
-        Path(path).unlink()
-        weakref.finalize(self, os.close, self._file)  # when no reader uses the cache any more
+        opened = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        weakref.finalize(self, opened.close)  # when no reader uses the cache any more
+        self._file = opened.fileno()
 
     def read_into(self, target: Prepared, sha256: str) -> bool:
         """Copy the prepared image of a file into an array; return False if it is not in the cache."""

@@ -69,6 +69,14 @@ class Corpus:
         """
         return self.reader.count()
 
+    def check(self) -> None:
+        """Read the header and the first row, without decoding an image.
+
+        Raises:
+            CorpusError: The corpus as a whole cannot be read, for example because a column is missing.
+        """
+        self.reader.rows()
+
     def draw_sample(self, sampling: Sampling) -> Sample:
         """Sample the rows without reading any image.
 

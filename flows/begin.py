@@ -67,6 +67,7 @@ def begin(config: AuditConfig, models: Sequence[ModelConfig], resume: str | None
 def _check_and_describe(config: AuditConfig, models: Sequence[ModelConfig]) -> dict[str, Any]:
     """Check the audit before its run is created, and return what the manifest stores about it."""
     check_engine(config.run)
+    config.check()
     corpus = load_corpus(config.corpus)
     corpus.count()
     model = load_model(models[0])

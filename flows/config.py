@@ -24,6 +24,7 @@ from stores.keys import SigningKey, load_key
 from tasks import settings
 from tasks.custom_rules import read_rules
 from tasks.errors import BadInputError
+from tasks.inputs import load_corpus
 from tasks.records import AttributionPlan, Box
 from tasks.regions import detector_versions, read_mask
 
@@ -216,6 +217,21 @@ class AuditConfig(settings.Section):
         if architecture in demo.models.NAMES:
             architecture = f"local-dir:{demo.models.find_folder(architecture)}"
         return [self.model.model_copy(update={"architecture": architecture, "device": device}) for device in devices]
+
+    def check(self) -> None:
+        """Check what can be checked without importing PyTorch or Prefect, and without decoding images.
+
+        These are the corpus (its path, format, columns and first row), the name of the model, the path of its weights,
+        and the files of masks, rules and the key. Raises InputError.
+        """
+        load_corpus(self.corpus).check()
+        if self.model.architecture not in demo.models.NAMES:
+            try:
+                m2ib.check_names(self.model.architecture, self.model.pretrained)
+            except m2ib.M2IBError as error:
+                raise BadInputError(f"[model] {error}") from error
+        self.resolve_settings()
+        self.ledger.signer()
 
     @cached_property
     def masks(self) -> dict[str, tuple[str, list[Box]]]:

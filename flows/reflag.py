@@ -146,7 +146,7 @@ def complete_run(lake: Root, run_id: str) -> dict[str, Any]:
     """Return the manifest of a complete run; `latest` is the newest one that was not made by re-flagging."""
     complete = {record["run_id"]: record for record in sql.read_manifests(lake) if sql.is_complete(record)}
     if run_id == "latest":
-        run_id = next((key for key in reversed(complete) if not complete[key].get("reflags")), run_id)
+        run_id = sql.latest_run(record for record in complete.values() if not record.get("reflags"))[0] or run_id
     if run_id not in complete:
         raise BadInputError(
             f"reflag: got {run_id!r}, expected a complete run of {lake}, which has: {', '.join(complete) or 'none'}"

@@ -17,24 +17,28 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _SECONDS_TO_STOP = 5
+_SECONDS_TO_ANSWER = 30
 
 
 @contextlib.contextmanager
-def start_server(temporary: bool = True) -> Iterator[None]:
+def start_server(temporary: bool = True, check: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Start the server, run the block, which imports the flow, then wait until the server answers.
 
     No server is started if `temporary` is false, or if the user has set PREFECT_API_URL in the environment, a profile
-    or a file that Prefect reads.
+    or a file that Prefect reads; raises AuditError if the user's server does not answer.
+
+    `check` is called before a server is started, so that its error is raised at once. With the user's server it is not
+    called: there the flow makes the same check, and sends the event of an audit that cannot start.
 
     The garbage collector is off in the block: it took a fifth of the time that the imports need, although what they
     create stays. It ignores these objects afterwards, too.
     """
     gc.disable()
     try:
-        started = temporary and _start()
+        started = _start(temporary, check)
         yield
         gc.freeze()
     finally:
@@ -43,14 +47,40 @@ def start_server(temporary: bool = True) -> Iterator[None]:
         _wait_until_ready()
 
 
-def _start() -> bool:
+def check_server() -> None:
+    """Raise AuditError if the user's server accepts a connection, but does not answer.
+
+    Prefect itself would wait for minutes. Every answer will do, and Prefect reports a refused connection.
+    """
+    import httpx
+    from prefect.settings import get_current_settings
+
+    from tasks.errors import AuditError
+
+    url = get_current_settings().api.url
+    try:
+        httpx.get(f"{url}/health", timeout=_SECONDS_TO_ANSWER)
+    except httpx.TimeoutException as error:
+        raise AuditError(
+            f"the Prefect server {url} did not answer within {_SECONDS_TO_ANSWER} seconds; check it, or unset "
+            "PREFECT_API_URL, so that the command starts a temporary server"
+        ) from error
+    except httpx.HTTPError:
+        pass
+
+
+def _start(temporary: bool, check: Callable[[], object]) -> bool:
     """Start the server unless the user's settings name one. Return whether it was started."""
     from prefect.context import refresh_global_settings_context
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
-    if settings.api.url is not None or not settings.server.ephemeral.enabled:
+    if settings.api.url is not None:
+        check_server()
         return False
+    if not temporary or not settings.server.ephemeral.enabled:
+        return False
+    check()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port, descriptor = listener.getsockname()[1], listener.fileno()
         # Run as a file and with -P, because the working directory may contain modules of the same names.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2ib.config import BottleneckConfig, GateConfig, preset
 from m2ib.errors import CalibrationError, M2IBError, ModelLoadError, UnsupportedModelError
+from m2ib.names import check_names
 
 if TYPE_CHECKING:
     from m2ib.attribution import Attribution, attribute
@@ -40,6 +41,7 @@ __all__ = [
     "UnsupportedModelError",
     "attribute",
     "calibrate",
+    "check_names",
     "estimate_batch_size",
     "list_devices",
     "load_encoder",

@@ -2,7 +2,6 @@
 
 import bisect
 import contextlib
-import difflib
 import hashlib
 import json
 import logging
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from m2ib.errors import ModelLoadError, UnsupportedModelError
 from m2ib.kernels import Kernels
+from m2ib.names import check_names
 from m2ib.towers import find_image_tower, find_text_tower
 from m2ib.towers.base import Tower, at_least_float32, in_weights_precision
 from m2ib.towers.check import check_embeddings
@@ -261,18 +261,7 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
         ModelLoadError: If the name is unknown, or the configuration or weights cannot be loaded.
         UnsupportedModelError: If the model cannot be attributed correctly.
     """
-    prefixed = architecture.startswith((open_clip.factory.HF_HUB_PREFIX, open_clip.factory.LOCAL_DIR_PREFIX))
-    if not prefixed and architecture not in open_clip.list_models():
-        near = difflib.get_close_matches(architecture, open_clip.list_models(), n=3, cutoff=0.0)
-        raise ModelLoadError(
-            f"model: got {architecture!r}, expected a name from open_clip.list_models() (nearest: {', '.join(near)}), "
-            "hf-hub:org/name or local-dir:/folder"
-        )
-    if prefixed == bool(pretrained):
-        raise ModelLoadError(
-            f"pretrained: got {pretrained!r} for the model {architecture!r}, expected None for hf-hub: or local-dir:, "
-            "otherwise a tag from open_clip.list_pretrained_tags_by_model or the path of a checkpoint file"
-        )
+    check_names(architecture, pretrained, open_clip.list_models())
     try:
         with _quiet_open_clip():
             model, _, _ = open_clip.create_model_and_transforms(

@@ -60,6 +60,22 @@ def is_complete(record: Mapping[str, Any]) -> bool:
     return record["status"] in COMPLETE
 
 
+def latest_run(records: Iterable[Mapping[str, Any]], complete: bool = False) -> tuple[str | None, str | None]:
+    """Return the id of the run that `latest` means, and the id of the newest run if that is another one.
+
+    `latest` is the newest run that was not pruned. For what needs a complete run, it is the newest complete one. An id
+    is None if there is no such run.
+
+    Args:
+        records: Manifests, or rows of `runs`, in any order.
+        complete: Whether a complete run is needed.
+    """
+    kept = {record["run_id"]: record for record in records if record["status"] != PRUNED}
+    latest = max((run_id for run_id in kept if not complete or is_complete(kept[run_id])), default=None)
+    newest = max(kept, default=None)
+    return latest, None if newest == latest else newest
+
+
 def audit_id(record: Mapping[str, Any]) -> str:
     """Return the identifier that all runs with the same corpus and the same model share.
 

@@ -21,7 +21,7 @@ import stores
 from m2ib import DualEncoder, FeatureStatistics, M2IBError
 from tasks.device import compute, submit
 from tasks.errors import BadInputError
-from tasks.execution import TASK_OPTIONS
+from tasks.execution import TASK_OPTIONS, running
 from tasks.inputs import IMAGE_COLUMNS, VIEW_COLUMNS, Batch, load_model, read_batch, read_batches
 from tasks.lake.incremental import ADVICE, find_reusable_rows
 from tasks.lake.run import CALIBRATION, Run, copy_calibration
@@ -127,6 +127,7 @@ def _shard_name(shard: Shard, plan: AttributionPlan, pairs: list[dict[str, Any]]
     return f"part-{shard.index:05d}-{key}"
 
 
+@running()
 def attribute_pairs(run: Run, shard: Shard, inputs: Inputs, plan: AttributionPlan) -> ShardResult:
     """Attribute the pairs of a shard into one file. Pairs whose image can no longer be read become error rows.
 

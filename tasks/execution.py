@@ -39,6 +39,25 @@ TASK_OPTIONS: dict[str, Any] = {
 """Options of every stage's Prefect task: no cache, and retries of storage errors."""
 
 
+_running: set[object] = set()
+
+
+@contextlib.contextmanager
+def running() -> Iterator[None]:
+    """Count the block, or each call of a decorated function, as a task in flight: an interrupted run finishes it."""
+    token = object()
+    _running.add(token)
+    try:
+        yield
+    finally:
+        _running.discard(token)
+
+
+def count_running() -> int:
+    """Return the number of tasks in flight in this process. Takes no lock, so that a signal handler can call it."""
+    return len(_running)
+
+
 def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
     """Return Prefect's logger of the current flow or task run; outside a flow, return a standard Python logger."""
     try:

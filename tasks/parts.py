@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import stores
+from tasks.execution import running
 from tasks.lake.run import Run
 
 Rows = list[dict[str, Any]]
@@ -57,8 +58,9 @@ class Part:
             with contextlib.suppress(ValueError):  # a damaged file: compute its rows again
                 stored: Rows = json.loads(stores.read_bytes(path))
                 return stored
-        rows = list(compute())
-        stores.write_bytes(path, json.dumps(rows).encode())
+        with running():
+            rows = list(compute())
+            stores.write_bytes(path, json.dumps(rows).encode())
         return rows
 
 

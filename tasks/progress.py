@@ -98,6 +98,17 @@ def track(
             advance(steps(item))
 
 
+def print_line(line: str) -> None:
+    """Print a line to standard error, above the bars if there are any."""
+    console = _display.live.console if _display.tasks else Console(stderr=True)
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_cursor() -> None:
+    """Show the terminal's cursor, which bars hide, before the process ends without removing them."""
+    _display.live.console.show_cursor()
+
+
 class Stages(dict[str, float]):
     """Seconds of each stage of a run, by name. `with stages("ingest"): ...` shows the stage and adds its seconds."""
 

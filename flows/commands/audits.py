@@ -1,6 +1,8 @@
 """Commands that run audits, re-flag them, list their alerts and set up who is notified."""
 
+import contextlib
 import os
+import shlex
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,7 +14,7 @@ import typer
 import sql
 from flows import START
 from flows.commands import output
-from flows.server import start_server
+from flows.server import check_server, start_server
 from stores import Root
 
 
@@ -41,7 +43,7 @@ def demo(
     config = parse(
         {"corpus": {"path": corpus}, "model": {"architecture": model}, "lake": {"path": lake}}, "m2ib-audit demo"
     )
-    exit_unless_complete(run_audit(config, None, as_json, verbose))
+    exit_unless_complete(run_audit(config, None, as_json, verbose, lambda _: "to audit again, run the command again"))
 
 
 def run(
@@ -62,7 +64,9 @@ def run(
     config = output.load_config(audit_file, lake)
     if incremental:
         config = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
-    result = run_audit(config, resume, as_json, verbose)
+    options = [] if lake is None else ["--lake", lake]
+    command = shlex.join(["m2ib-audit", "run", str(audit_file), *options])
+    result = run_audit(config, resume, as_json, verbose, lambda run_id: f"resume with: {command} --resume {run_id}")
     exit_unless_complete(result, output.Exit.ALERTS)
 
 
@@ -109,25 +113,33 @@ def prepare_prefect(verbose: bool) -> None:
         os.environ.setdefault(key, value)
 
 
-def run_audit(config: Any, resume: str | None, as_json: bool, verbose: bool) -> Any:
-    """Run the audit's flow, print its result and return it. Exit if it was interrupted or could not run."""
+def run_audit(config: Any, resume: str | None, as_json: bool, verbose: bool, next_step: Callable[[str], str]) -> Any:
+    """Run the audit's flow, print its result and return it. Exit if it was interrupted or could not run.
+
+    `next_step` returns how an interrupted run is continued, given its id.
+    """
     begun: list[str] = []
+    interrupts = contextlib.ExitStack()
 
     def announce(run: Any) -> None:
-        begun.append(run.run_id)
-        output.note(f"run {run.run_id}; if it is interrupted, resume it with: --resume {run.run_id}")
+        from flows.interrupts import explain_interrupts
+
+        begun.append(next_step(run.run_id))
+        interrupts.enter_context(explain_interrupts(begun[0]))
+        output.note(f"run {run.run_id}; if it is interrupted, {begun[0]}")
         if base := run.read_manifest()["incremental"]:
             output.note(f"run {run.run_id} {base}")
 
     def explain_interrupt() -> str:
-        return f"interrupted; resume with: --resume {begun[0]}" if begun else "interrupted"
+        return "; ".join(["interrupted", *begun])
 
     def work() -> Any:
         prepare_prefect(verbose)
-        with start_server(temporary=config.run.engine == "local"):  # Ray's workers need a server that they can reach
+        # Ray's workers need a server that they can reach.
+        with start_server(temporary=config.run.engine == "local", check=config.check):
             from flows import audit, begin
 
-        with begin.on_begin(announce, START):
+        with interrupts, begin.on_begin(announce, START):
             return audit.audit(config, resume)
 
     output.note(f"auditing {config.model.architecture} on {config.corpus.path}")
@@ -245,20 +257,17 @@ def alerts(
 
 def read_alerts(lake: Root, run_id: str) -> tuple[list[dict[str, Any]], str]:
     """Return the alerts of a run (an id, `latest` or `all`), and a description of the runs that were read."""
+    run_id = output.choose_run(lake, run_id, complete=True)
     with sql.connect(lake) as connection:
         runs = sql.read(connection, "SELECT run_id, status, reason FROM runs ORDER BY run_id DESC")
         known = [row["run_id"] for row in runs if row["status"] != "pruned"]
-        complete = [row["run_id"] for row in runs if row["status"] in sql.COMPLETE]
+        complete = sum(map(sql.is_complete, runs))
         if gone := [row["reason"] for row in runs if row["run_id"] == run_id and row["status"] == "pruned"]:
             output.fail(f"--run: run {run_id} was pruned ({gone[0]}); for its alerts see alerts --since")
-        if run_id == "latest":
-            run_id = complete[0] if complete else "all"
-            if known and run_id != known[0]:
-                output.note(f"note: the newest run, {known[0]}, did not complete: it has no alerts")
         if run_id not in ("all", *known):
             newest = ", ".join(known[:5]) or "none"
             output.fail(f"--run: got {run_id!r}, expected latest, all, or a run of {lake}, newest: {newest}")
-        which = f"all {len(runs)} runs, {len(complete)} of them complete," if run_id == "all" else f"run {run_id}"
+        which = f"all {len(runs)} runs, {complete} of them complete," if run_id == "all" else f"run {run_id}"
         return sql.rows(connection, "review/alerts", run_id=run_id), which
 
 
@@ -310,6 +319,7 @@ def notify(
         output.fail(
             "PREFECT_API_URL is not set; start a Prefect server and set its address, see docs/alerts-over-time.md",
         )
+    check_server()
     if remove and (on or confirmed or silent_after):
         output.fail("--remove: takes no other option than --block")
     kinds = [] if remove else [*DEFAULT] if on is None else [kind.strip() for kind in on.split(",") if kind.strip()]

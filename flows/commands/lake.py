@@ -81,7 +81,10 @@ def prune(
 
 
 def compact(
-    run_id: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="Id of a complete run, or `latest`.")] = None,
+    run_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN_ID]", help="Id of a complete run, or `latest`: the newest complete run."),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Compact all complete runs of the lake.")] = False,
     lake: output.LakeOption = output.LAKE,
     key: output.KeyOption = None,
@@ -99,8 +102,8 @@ def compact(
     with output.exit_on_error(next_step="compact again"):
         known = {record["run_id"]: record["status"] for record in sql.read_manifests(lake)}
         complete = [name for name, status in known.items() if status in sql.COMPLETE]
-        chosen = complete if everything else complete[-1:] if run_id == "latest" else [run_id or ""]
-        if not everything and (not chosen or chosen[0] not in known):
+        chosen = complete if run_id is None else [output.choose_run(lake, run_id, complete=True)]
+        if not everything and chosen[0] not in known:
             newest = ", ".join(complete[:-6:-1]) or "none"
             output.fail(f"compact: got {run_id!r}, expected a complete run of the lake {lake}: {newest}")
         for name in chosen:

@@ -51,7 +51,9 @@ OtherLakeOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of output.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log.")]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN_ID", help="Id of a complete run, or `latest`.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN_ID", help="Id of a complete run, or `latest`: the newest complete run.")
+]
 AuditFile = Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="What to audit; see docs/audit-toml.md.")]
 
 
@@ -118,6 +120,22 @@ KeyOption = Annotated[
         help="Private key that signs records of the ledger; see `key new`.",
     ),
 ]  # fmt: skip
+
+
+def choose_run(lake: Root, run_id: str, complete: bool = False) -> str:
+    """Return the id of a run, given its id or `latest` (see `sql.latest_run`). Exit if the lake has no such run.
+
+    If `latest` is not the newest run, because a complete one is needed, say so.
+    """
+    if run_id != "latest":
+        return run_id
+    found, newest = sql.latest_run(sql.read_manifests(lake), complete)
+    if found is None:
+        kind = "complete run" if complete and newest else "run"
+        fail(f"got latest, but the lake {lake} has no {kind}; run an audit first, or name another lake with --lake")
+    if newest is not None:
+        note(f"note: the newest run, {newest}, did not complete; latest is run {found}")
+    return found
 
 
 def load_config(audit_file: Path, lake: str | None) -> Any:

@@ -6,12 +6,11 @@ from typing import Annotated
 
 import typer
 
-import sql
 from flows.commands import output
 
 
 def report(
-    run_id: output.RunArgument,
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="Id of a run, or `latest`, complete or not.")],
     pdf: Annotated[bool, typer.Option("--pdf", help="Write a PDF to sign and file, instead of HTML.")] = False,
     out: Annotated[Path | None, typer.Option(help="File to write; default: in the run's folder.")] = None,
     fonts: Annotated[
@@ -28,6 +27,7 @@ def report(
 
     if fonts and not (pdf and all(folder.is_dir() for folder in fonts)):
         output.fail(f"--fonts: got {', '.join(map(str, fonts))}, expected folders with font files, together with --pdf")
+    run_id = output.choose_run(lake, run_id)
     with bar("writing the report"):
         path = write_report(lake, run_id, out, "pdf" if pdf else "html", fonts or (), "m2ib-audit report", key)
     if as_json:
@@ -55,11 +55,7 @@ def sign(
     """
     from review.evidence.decisions import Reviewer, sign_off
 
-    if run_id == "latest":
-        complete = [record["run_id"] for record in sql.read_manifests(lake) if sql.is_complete(record)]
-        if not complete:
-            output.fail(f"got latest, but {lake} has no complete run; run an audit first")
-        run_id = complete[-1]
+    run_id = output.choose_run(lake, run_id, complete=True)
     who = Reviewer(name, role, "declared")
     record = sign_off(lake, who, run_id, meaning, statement, four_eyes=four_eyes, signer=key)
     counts = record.body["alerts"]

@@ -96,6 +96,8 @@ def verify(lake: Root, run_id: str | None, public: PublicKey | None = None, head
         _verify_ledger(lake, sizes, result, public, head)
         return result
     sizes, links = stores.list_sizes(lake), stores.list_links(lake)
+    if not sizes and not links:
+        raise VerifyError(f"verify: {lake} has no file of a lake; run an audit first, or name the lake with --lake")
     records = _verify_ledger(lake, sizes, result, public, head)
     files = _group_by_run(sizes, links)
     result.runs = _select_runs(lake, run_id, sorted(files), records)
@@ -132,8 +134,10 @@ def _select_runs(lake: Root, run_id: str, stored: Sequence[str], records: Sequen
     runs = sorted({*stored, *(name for name in recorded if isinstance(name, str))})
     if run_id == "all":
         return runs
-    if run_id == "latest" and runs:
+    if run_id == "latest" and runs:  # manifests are read later: the newest run, whether or not it can be read
         return [runs[-1]]
+    if not runs:
+        raise VerifyError(f"verify: got {run_id!r}, but the lake {lake} has no run; run an audit first")
     if run_id not in runs:
         choices = ", ".join(["latest", "all", *stored[:-6:-1]])
         raise VerifyError(f"verify: got {run_id!r}, expected a run of the lake {lake}: {choices}; choose one")

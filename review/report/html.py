@@ -91,8 +91,8 @@ def write_output(content: bytes, path: Root, command: str) -> Root:
 def _find_manifest(lake: Root, run_id: str) -> dict[str, Any]:
     manifests = {record["run_id"]: record for record in sql.read_manifests(lake)}
     available = {name: record for name, record in manifests.items() if record["status"] != sql.PRUNED}
-    if run_id == "latest" and available:
-        return list(available.values())[-1]
+    if run_id == "latest":
+        run_id = sql.latest_run(available.values())[0] or run_id
     if run_id not in available:
         pruned = f", whose rows were pruned ({manifests[run_id]['reason']})" if run_id in manifests else ""
         newest = ", ".join(list(available)[:-6:-1])

@@ -9,6 +9,7 @@ from importlib import metadata
 import pytest
 
 import sql
+from corpora import CorpusError
 from flows import begin as flow
 from flows import provenance
 from flows.begin import begin
@@ -49,6 +50,13 @@ def test_custom_rule_is_checked_before_the_run_and_recorded(config, settings, ph
     (rules / "mine.sql").write_text(text)
     record = begin_run(settings(phantoms, tmp_path / "lake", alerts={"rules": rules})).read_manifest()
     assert record["rules"]["mine"] == record["config"]["alerts"]["rules"]["mine"] == sql.text_digest(text)
+
+
+def test_a_wrong_column_creates_no_run(config):
+    corpus = config.corpus.model_copy(update={"caption_column": "report"})
+    with pytest.raises(CorpusError, match="no column 'report'"):
+        begin_run(config.model_copy(update={"corpus": corpus}))
+    assert sql.read_manifests(config.lake.path) == []
 
 
 def test_missing_lake_is_created_and_run_ids_sort_by_time(config):

@@ -120,17 +120,44 @@ def test_alerts_as_json(call, alerted_run):
     assert first["pair_ids"] == ["pair-0000", "pair-0001"]
 
 
-def test_latest_selects_latest_complete_run_and_all_selects_all_runs(call, alerted_run):
-    later = type(alerted_run)(alerted_run.lake, "20260202T000000-bbbbbb").begin()
-    alerted_run.finish("completed")
-    latest = call("alerts", "--json")
-    assert len(last_line(latest)["alerts"]) == 2
-    assert f"{later.run_id}, did not complete" in latest.stderr
-    later.finish("completed")
+SIGNATURE = ("--name", "Ada", "--role", "radiologist", "--meaning", "review", "--statement", "Seen.")
+
+
+@pytest.fixture
+def later_run(alerted_run):
+    """A run that began after `alerted_run`, in the same lake, and has not ended."""
+    return type(alerted_run)(alerted_run.lake, "20260202T000000-bbbbbb").begin()
+
+
+@pytest.mark.parametrize("command", [("alerts",), ("sign", "latest", *SIGNATURE), ("compact", "latest")])
+def test_latest_is_the_newest_complete_run_where_one_is_needed(call, alerted_run, later_run, command):
+    result = call(*command)
+    assert result.exit_code == 0, result.output
+    assert alerted_run.run_id in result.output
+    assert result.stderr == (
+        f"note: the newest run, {later_run.run_id}, did not complete; latest is run {alerted_run.run_id}\n"
+    )
+    later_run.finish("completed")
+    result = call(*command)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert alerted_run.run_id not in result.output
+
+
+def test_latest_is_the_newest_run_where_any_run_will_do(call, alerted_run, later_run):
+    for status in ("interrupted", "pruned"):
+        later_run.finish(status)
+        expected = later_run if status == "interrupted" else alerted_run
+        assert last_line(call("report", "latest", "--json")) == {"report": str(expected.folder / "report.html")}
+    later_run.finish("interrupted")
+    assert last_line(call("verify", "latest", "--json"))["runs"] == [later_run.run_id]
+
+
+def test_all_selects_the_alerts_of_all_runs(call, alerted_run, later_run):
+    later_run.finish("completed")
     assert last_line(call("alerts", "--json")) == {"alerts": []}
     assert len(last_line(call("alerts", "--run", "all", "--json"))["alerts"]) == 2
     assert len(last_line(call("alerts", "--run", alerted_run.run_id, "--json"))["alerts"]) == 2
-    assert last_line(call("alerts", "--run", later.run_id, "--json")) == {"alerts": []}
+    assert last_line(call("alerts", "--run", later_run.run_id, "--json")) == {"alerts": []}
 
 
 def test_a_run_with_failed_shards_is_complete(call, alerted_run):
@@ -161,10 +188,36 @@ def test_alerts_of_an_unknown_run_are_bad_input(call, alerted_run):
     assert alerted_run.run_id in result.stderr
 
 
-def test_lake_without_runs_has_no_alerts(call):
-    result = call("alerts")
-    assert result.exit_code == 0
-    assert result.stdout.startswith("no alerts in all 0 runs, 0 of them complete, of ")
+@pytest.mark.parametrize("name", ["the reader's lake", "nowhere"])
+@pytest.mark.parametrize(
+    "command", [("alerts",), ("report", "latest"), ("sign", "latest", *SIGNATURE), ("compact", "latest")]
+)
+def test_latest_of_a_lake_without_runs_is_bad_input(call, lake, name, command):
+    where = lake.parent / name
+    result = call(*command, where=where)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"got latest, but the lake {where} has no run; run an audit first" in result.stderr
+
+
+@pytest.mark.parametrize("run_id", ["latest", "all", "20260101T000000-aaaaaa"])
+def test_an_empty_or_missing_lake_cannot_be_verified(call, lake, run_id):
+    for where in (lake, lake.parent / "nowhere"):
+        result = call("verify", run_id, where=where)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"verify: {where} has no file of a lake; run an audit first" in result.stderr
+    (lake / "notes.txt").touch()
+    result = call("verify", "latest")
+    assert result.exit_code == 2
+    assert "verify: got 'latest', but the lake" in result.stderr
+
+
+def test_latest_without_a_complete_run_is_bad_input(call, hand_written_run):
+    hand_written_run.finish("failed")
+    for command in (("alerts",), ("sign", "latest", *SIGNATURE), ("compact", "latest")):
+        result = call(*command)
+        assert result.exit_code == 2
+        assert "has no complete run; run an audit first" in result.stderr
+    assert call("report", "latest").exit_code == 0
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +290,7 @@ def test_notify_needs_a_server(monkeypatch):
 
 
 def test_a_missing_lake_is_bad_input(call, tmp_path):
-    for command in (("sql", "SELECT 1"), ("alerts",), ("report", "latest")):
+    for command in (("sql", "SELECT 1"), ("alerts", "--run", "all"), ("report", "none")):
         result = call(*command, where=tmp_path / "nowhere")
         assert result.exit_code == 2
         assert str(tmp_path / "nowhere") in result.stderr
@@ -292,8 +345,7 @@ def test_a_changed_report_is_detected(call, alerted_run, tmp_path):
     assert last_line(result) == {
         "report": str(copy), "known": True, "run_id": alerted_run.run_id, "record": 1, "since": 0, "waivers_over": 0
     }  # fmt: skip
-    options = ("--name", "Ada", "--role", "radiologist", "--meaning", "review", "--statement", "Seen.")
-    assert call("sign", "latest", *options).exit_code == 0
+    assert call("sign", "latest", *SIGNATURE).exit_code == 0
     result = call("verify", "--report", copy)
     assert (result.exit_code, "which are not in the report: record 2" in result.stdout) == (0, True)
     copy.write_bytes(copy.read_bytes().replace(b"suspected", b"imagined!", 1))

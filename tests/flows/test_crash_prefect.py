@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -151,10 +152,27 @@ def test_run_of_an_interrupted_process_group_is_recorded(
     run = read_run(lake)
     assert run["status"] == "interrupted"
     errors = (tmp_path / "errors").read_text()
-    assert errors.splitlines()[-1] == f"m2ib-audit: interrupted; resume with: --resume {run['run_id']}"
+    next_step = f"resume with: m2ib-audit run {tmp_path}/AUDIT.toml --resume {run['run_id']}"
+    assert errors.splitlines()[-1] == f"m2ib-audit: interrupted; {next_step}"
+    assert re.search(f"interrupted: finishing [1-8] tasks? in flight; .*; {next_step}\n", errors)
     assert "Traceback" not in errors
     assert has_ended(server)
     assert resume(tmp_path, prefect_server.environment, run["run_id"]) == uninterrupted_maps
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interrupt_ends_the_process_at_once(corpus, without_server, uninterrupted_maps, tmp_path, number):
+    """Shards in flight are lost, but the run can be resumed."""
+    lake = tmp_path / "lake"
+    process = start_process(tmp_path, without_server, *CLI, "run", str(write_config(tmp_path, corpus)))
+    wait_until(lambda: count_shards(lake) >= 1, "shard")
+    process.send_signal(number)
+    wait_until(lambda: "in flight" in (tmp_path / "errors").read_text(), "message")
+    process.send_signal(number)
+    assert process.wait(timeout=2) == 130
+    run = read_run(lake)
+    assert f"stopped at once; resume with: m2ib-audit run {tmp_path}/AUDIT.toml" in (tmp_path / "errors").read_text()
+    assert resume(tmp_path, without_server, run["run_id"]) == uninterrupted_maps
 
 
 def test_temporary_server_ends_with_its_killed_command(corpus, without_server, tmp_path):

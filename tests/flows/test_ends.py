@@ -95,9 +95,9 @@ def test_an_interrupt_while_the_lake_is_unreachable_exits_as_interrupted(remote_
     monkeypatch.setattr(audits.signal, "signal", lambda *_: None)
     monkeypatch.setattr(audit_flow, "audit", interrupt)
     with pytest.raises(typer.Exit) as raised:
-        audits.run_audit(MagicMock(), None, False, False)
+        audits.run_audit(MagicMock(), None, False, False, "resume with {}".format)
     assert raised.value.exit_code == Exit.INTERRUPTED
-    assert f"interrupted; resume with: --resume {remote_run.run_id}" in capsys.readouterr().err
+    assert f"interrupted; resume with {remote_run.run_id}" in capsys.readouterr().err
     assert begin._listeners == []
 
 
@@ -111,7 +111,7 @@ def test_the_result_of_a_run_that_did_not_complete_is_printed(hand_written_run, 
     monkeypatch.setattr(audit_flow, "audit", MagicMock(side_effect=error("stopped", result)))
     config = MagicMock()
     config.lake.root = hand_written_run.lake
-    assert audits.run_audit(config, None, False, False) is result
+    assert audits.run_audit(config, None, False, False, str) is result
     assert f"run {hand_written_run.run_id} stopped: 0 of 0 pairs" in capsys.readouterr().out
 
 

@@ -26,9 +26,10 @@ def test_a_model_is_loaded_once(shared_phantom_audit, monkeypatch):
     ("architecture", "pretrained", "message"),
     [
         ("ViT-B-32", None, "otherwise a tag from"),
-        ("ViT-B-32", "/nowhere/weights.safetensors", "not a known tag or valid file path"),
-        ("local-dir:/nowhere", None, "could not be loaded"),
+        ("ViT-B-32", "/nowhere/weights.safetensors", "there is no such file"),
+        ("local-dir:/nowhere", None, "is no folder"),
         ("no-such-model", "openai", "expected a name from"),
+        ("ViT-B-32", "no-such-tag", "not a known tag or valid file path"),
     ],
 )
 def test_a_model_that_does_not_load_is_bad_input(architecture, pretrained, message):

@@ -23,7 +23,6 @@ from sql.lake import (
     latest_run,
     manifest_sha256,
     read_manifests,
-    replace_rows,
 )
 from sql.queries import (
     conform,
@@ -35,7 +34,7 @@ from sql.queries import (
     text_digest,
     view_names,
 )
-from sql.read import QueryError, read, read_table, rows, table
+from sql.read import QueryError, batches, materialize, read, read_table, rows, table
 from stores import LakeError
 
 __all__ = [
@@ -45,6 +44,7 @@ __all__ = [
     "LakeError",
     "QueryError",
     "audit_id",
+    "batches",
     "conform",
     "conform_columns",
     "connect",
@@ -52,12 +52,12 @@ __all__ = [
     "is_complete",
     "latest_run",
     "manifest_sha256",
+    "materialize",
     "query_names",
     "query_text",
     "read",
     "read_manifests",
     "read_table",
-    "replace_rows",
     "rows",
     "schema",
     "table",

@@ -146,6 +146,7 @@ def connect(
     with_decisions: bool | None = None,
     memory: str | None = None,
     threads: int | None = None,
+    manifest: Mapping[str, Any] | None = None,
 ) -> Connection:
     """Open an in-memory DuckDB database with views over the tables of a lake. Queries can read only files of the lake.
 
@@ -158,9 +159,10 @@ def connect(
         also: Further runs to open. Ignored without `run_id`.
         with_decisions: Whether to read people's decisions from the ledger. Default: True without `run_id`, and False
             with it, because the results of an audit must not depend on decisions.
-        memory: DuckDB's memory limit, such as `2GB`. It does not include memory that a SQL function allocates for a
-            single row.
+        memory: DuckDB's memory limit, such as `2GB`. Beyond it, DuckDB writes to temporary files. It does not include
+            memory that a SQL function allocates for a single row. Default: 80 % of the machine's memory.
         threads: Number of DuckDB threads. Default: one per core.
+        manifest: A manifest of the run to use in place of the stored one. Default: the stored one.
 
     Raises:
         LakeError: The lake does not exist, a manifest is invalid or lists a missing or damaged file, or the ledger is
@@ -169,10 +171,14 @@ def connect(
     if isinstance(lake, Path):
         lake = lake.resolve()
     records = read_manifests(lake, run_id, also)
+    if manifest is not None:
+        records = [dict(manifest) if record["run_id"] == run_id else record for record in records]
     if not (lake.is_dir() if isinstance(lake, Path) else records or run_id is not None):
         raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
     decisions = ledger.read_records(lake) if (run_id is None if with_decisions is None else with_decisions) else []
     settings = {"memory_limit": memory, "threads": threads}
+    # A folder of its own, because DuckDB names its temporary files alike. It creates the folder when it needs it.
+    settings["temp_directory"] = str(stores.scratch_folder() / f"{uuid.uuid4().hex}.spill")
     connection = duckdb.connect(config={key: value for key, value in settings.items() if value is not None})
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("CREATE SCHEMA stored")
@@ -201,19 +207,6 @@ def connect(
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
-
-
-def replace_rows(connection: Connection, table: str, rows: pa.Table) -> None:
-    """Make the queries of a connection read other rows of a stored table. No file of the lake changes.
-
-    Args:
-        connection: Connection from `connect`.
-        table: Name of the stored table.
-        rows: The rows, with all columns of the table.
-    """
-    is_view = connection.execute("SELECT 1 FROM duckdb_views() WHERE schema_name = 'stored' AND view_name = ?", [table])
-    connection.execute(f"DROP {'VIEW' if is_view.fetchone() else 'TABLE'} stored.{table}")
-    connection.from_arrow(rows).create(f"stored.{table}")
 
 
 def _define_views(connection: Connection) -> None:

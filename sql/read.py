@@ -1,7 +1,8 @@
 """Execution of this package's queries and of read-only queries that users write."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from sql.lake import Connection, fetch_tables
 from sql.queries import query_text
 from stores import InputError
 
+_BATCH = 2**17
 _Result = TypeVar("_Result")
 
 
@@ -35,6 +37,31 @@ def table(connection: Connection, name: str, **parameters: Any) -> pa.Table:
     """Run a query of this package, and return its rows as an Arrow table. See `rows` for the arguments."""
     text = query_text(name)
     return _execute(connection, lambda cursor: cursor.sql(text, params=parameters or None).to_arrow_table())
+
+
+def batches(connection: Connection, name: str, **parameters: Any) -> Iterator[pa.Table]:
+    """Run a query of this package, and iterate over its rows as Arrow tables of which one is in memory at a time.
+
+    See `rows` for the arguments.
+    """
+    with ExitStack() as stack:
+
+        def run(cursor: Connection) -> pa.RecordBatchReader:
+            return cursor.sql(query_text(name), params=parameters or None).to_arrow_reader(_BATCH)
+
+        for batch in _execute(connection, run, stack):
+            yield pa.Table.from_batches([batch])
+
+
+def materialize(connection: Connection, view: str) -> None:
+    """Compute the rows of a view once, for all later queries of a connection.
+
+    Args:
+        connection: Connection from `connect`.
+        view: Name of the view.
+    """
+    text = f'CREATE TABLE main.computed AS FROM "{view}"; DROP VIEW "{view}"; ALTER TABLE computed RENAME TO "{view}"'
+    _execute(connection, lambda cursor: cursor.execute(text))
 
 
 def read(connection: Connection, text: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -106,15 +133,15 @@ def _dictionaries(result: pa.Table, **options: Any) -> list[dict[str, Any]]:
     return [dict(zip(result.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def _execute(connection: Connection, run: Callable[[Connection], _Result]) -> _Result:
-    """Call `run` with a new cursor, and return its result.
+def _execute(connection: Connection, run: Callable[[Connection], _Result], stack: ExitStack | None = None) -> _Result:
+    """Call `run` with a new cursor, and return its result. The cursor is closed afterwards, or by `stack`.
 
     If the query fails because tables of a remote lake are not downloaded, download them and call `run` again.
     """
     while True:
         try:
-            with connection.cursor() as cursor:
-                return run(cursor)
+            with ExitStack() as closing:
+                return run((stack or closing).enter_context(connection.cursor()))
         except duckdb.Error as error:
             if not fetch_tables(connection, error):
                 raise

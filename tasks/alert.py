@@ -1,7 +1,6 @@
 """Findings -> alerts: store the alerts of a run; the stage `notify` sends notifications of them."""
 
 import hashlib
-from collections import defaultdict
 from datetime import UTC, datetime
 from typing import cast
 
@@ -21,13 +20,14 @@ def alert(run: Run, settings: AlertsConfig) -> list[AlertRow]:
     thresholds = {"run_id": run.run_id, "factor": settings.factor, "min_pairs": settings.min_pairs}
     alerts = []
     with run.connect() as connection:
-        examples: dict[tuple[str, ...], list[str]] = defaultdict(list)
-        for row in sql.rows(connection, "derive/strongest_pairs", run_id=run.run_id, limit=settings.examples):
-            examples[row["rule"], *claim_of(row)].append(row["pair_id"])
+        strongest = sql.rows(connection, "derive/strongest_pairs", run_id=run.run_id, limit=settings.examples)
+        examples = {(row["rule"], *claim_of(row)): row["pair_ids"] for row in strongest}
         for finding in sql.rows(connection, "derive/explained_findings", **thresholds):
             key = finding["rule"], *claim_of(finding)
             alert_id = hashlib.sha256("\x1f".join([run.run_id, *key]).encode()).hexdigest()[:12]
-            alerts.append(finding | {"alert_id": alert_id, "pair_ids": examples[key], "raised_at": datetime.now(UTC)})
+            alerts.append(
+                finding | {"alert_id": alert_id, "pair_ids": examples.get(key, []), "raised_at": datetime.now(UTC)}
+            )
     with run.changes() as changes:
         changes.write_table("alerts", ({key: row[key] for key in sql.schema("alerts").names} for row in alerts))
         confirmed = sum(row["state"] == "confirmed" for row in alerts)

@@ -23,20 +23,16 @@ from tasks.records import Claim, claim_of
 _PHRASES_PER_PART = 32
 
 
-def _test_finding(
-    connection: sql.Connection, finding: Mapping[str, Any], interventions: Any, plan: InterventionPlan
-) -> Iterator[dict[str, Any]]:
+def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: InterventionPlan) -> Iterator[dict[str, Any]]:
     """Test a finding with `RegionInterventions` or `PhraseInterventions`, one fill after the other.
 
     The first fill that fails ends the test, because a finding must pass with every fill. Yield a row for each fill,
     with the statistics of its `Evidence`, or with the `reason` why there is none.
     """
     claim, settings, seed = claim_of(finding), plan.confirm, plan.seed
-    parameters = {key: finding[key] for key in ("run_id", "region", "slice_kind", "slice")}
-    sample = sql.rows(connection, "derive/slice_sample", seed=seed, limit=settings.pairs, **parameters)
-    row: dict[str, Any] = {**finding, "n": 0, "reason": None}
+    row: dict[str, Any] = {key: value for key, value in finding.items() if key != "pair_ids"} | {"n": 0, "reason": None}
     try:
-        sample = interventions.sample_claim(connection, claim, [row["pair_id"] for row in sample])
+        sample = interventions.sample_claim(claim, finding["pair_ids"])
         if (rises := interventions.transplant(sample)) is not None:
             low, high = bootstrap_interval(rises, "transplant", seed, *claim)
             row |= {"transplant_rise": float(rises.mean()), "transplant_n": len(rises)}
@@ -91,11 +87,15 @@ def _judge(rows: Sequence[dict[str, Any]], screened: Iterable[Claim], level: flo
 
 
 def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
-    """Divide the findings of a run into parts: those of one region, or some of those of phrases."""
+    """Divide the findings of a run, with the pairs to test, into parts: those of one region, or some of phrases."""
     if not plan.confirm.enabled:
         return []
     with run.connect() as connection:
         findings = sql.rows(connection, "derive/findings_to_confirm", run_id=run.run_id)
+        limits = {"seed": plan.seed, "limit": plan.confirm.pairs}
+        samples = sql.rows(connection, "derive/claim_samples", run_id=run.run_id, **limits)
+    pairs = {claim_of(row): row["pair_ids"] for row in samples}
+    findings = [finding | {"pair_ids": pairs.get(claim_of(finding), [])} for finding in findings]
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for finding in findings:
         groups["" if finding["side"] == "text" else finding["region"]].append(finding)
@@ -107,10 +107,9 @@ def _test_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
     def compute() -> Iterator[dict[str, Any]]:
         samples = load_samples(run, plan)
         regions, phrases = RegionInterventions(samples), PhraseInterventions(samples)
-        with run.connect() as connection:
-            for finding in part.work:
-                interventions = phrases if finding["side"] == "text" else regions
-                yield from _test_finding(connection, finding, interventions, plan)
+        samples.load(pair_id for finding in part.work for pair_id in finding["pair_ids"])
+        for finding in part.work:
+            yield from _test_finding(finding, phrases if finding["side"] == "text" else regions, plan)
 
     return part.rows(run, compute)
 

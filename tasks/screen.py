@@ -12,7 +12,7 @@ from prefect import task
 import sql
 from tasks.execution import TASK_OPTIONS
 from tasks.interventions.regions import RegionInterventions
-from tasks.interventions.samples import InterventionPlan, load_samples, read_large_slices
+from tasks.interventions.samples import InterventionPlan, large_slice_limits, load_samples
 from tasks.lake.run import Run
 from tasks.parts import Part, Rows, chunks, make_parts, remove_parts
 
@@ -28,7 +28,7 @@ def plan_screening(run: Run, plan: InterventionPlan) -> list[Part]:
         regions = [row["region"] for row in sql.rows(connection, "derive/regions_to_screen", run_id=run.run_id)]
         if not regions:
             return []
-        slices = read_large_slices(connection, run, plan)
+        slices = sql.rows(connection, "derive/large_slices", run_id=run.run_id, **large_slice_limits(plan))
     sample = sorted({pair_id for row in slices for pair_id in row["pair_ids"]})
     works = ({"regions": regions, "pair_ids": pair_ids} for pair_ids in chunks(sample, _PAIRS_PER_PART))
     return make_parts(run, "screen", works)
@@ -36,13 +36,14 @@ def plan_screening(run: Run, plan: InterventionPlan) -> list[Part]:
 
 def _screen_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
     def compute() -> Iterator[dict[str, Any]]:
-        interventions = RegionInterventions(load_samples(run, plan))
-        with run.connect() as connection:
-            for pair_ids in chunks(part.work["pair_ids"], _BATCH):
-                boxes = interventions.read_boxes(connection, pair_ids)
-                for region in part.work["regions"]:
-                    for row in interventions.screen(pair_ids, boxes[region]):
-                        yield row | {"region": region}
+        samples = load_samples(run, plan)
+        samples.load(part.work["pair_ids"])
+        interventions = RegionInterventions(samples)
+        boxes = interventions.read_boxes(part.work["pair_ids"])
+        for pair_ids in chunks(part.work["pair_ids"], _BATCH):
+            for region in part.work["regions"]:
+                for row in interventions.screen(pair_ids, boxes[region]):
+                    yield row | {"region": region}
 
     return part.rows(run, compute)
 

@@ -1,11 +1,8 @@
 -- The slices with at least $min_pairs attributed pairs, and a sample of the pairs of each: those with the smallest sha256 of seed and pair.
 -- Grain: slice. Parameters: $run_id, $min_pairs, $seed, $limit.
-SELECT
-    slice_kind,
-    slice,
-    list(pair_id ORDER BY sha256($seed::VARCHAR || pair_id), pair_id)[:$limit] AS pair_ids
+SELECT slice_kind, slice, arg_min(pair_id, digest || pair_id, $limit) AS pair_ids
 FROM pair_slices
-JOIN attributions USING (run_id, pair_id)
+JOIN (SELECT run_id, pair_id, sha256($seed::VARCHAR || pair_id) AS digest FROM attributions) USING (run_id, pair_id)
 WHERE run_id = $run_id
 GROUP BY slice_kind, slice
 HAVING count(*) >= $min_pairs

@@ -1,7 +1,7 @@
--- The occurrences of a phrase in the captions of some pairs, with the columns that give the characters of its tokens.
--- Grain: occurrence. Parameters: $run_id, $region, $pair_ids.
-SELECT p.pair_id, p.first, p.last, a.caption, a.tokens, a.special
-FROM phrases AS p
-JOIN attributions AS a USING (run_id, pair_id)
-WHERE p.run_id = $run_id AND p.region = $region AND p.pair_id IN (SELECT unnest($pair_ids::VARCHAR[]))
-ORDER BY p.pair_id, p.first;
+-- The occurrences of phrases in the captions of some pairs, with the columns that give the characters of its tokens.
+-- Grain: occurrence, or pair without phrases. Parameters: $run_id, $pair_ids.
+SELECT a.pair_id, p.region, p.first, p.last, a.caption, a.tokens, a.special
+FROM attributions AS a
+LEFT JOIN phrases AS p USING (run_id, pair_id)
+WHERE a.run_id = $run_id AND a.pair_id IN (SELECT unnest($pair_ids::VARCHAR[]))
+ORDER BY a.pair_id, p.first;

@@ -1,11 +1,8 @@
--- The pairs of each finding's slice with the most nats inside its region.
--- Grain: finding and pair. Parameters: $run_id, $limit.
-SELECT f.rule, f.region, f.slice_kind, f.slice, r.pair_id
+-- The pairs of each finding's slice with the most nats inside its region, the strongest first.
+-- Grain: finding. Parameters: $run_id, $limit.
+SELECT f.rule, f.region, f.slice_kind, f.slice, arg_min(r.pair_id, struct_pack(weakness := -r.nats, pair_id := r.pair_id), $limit) AS pair_ids
 FROM findings AS f
 JOIN pair_slices AS s USING (run_id, slice_kind, slice)
 JOIN region_shares AS r USING (run_id, region, pair_id)
 WHERE f.run_id = $run_id
-QUALIFY row_number() OVER (
-    PARTITION BY f.rule, f.region, f.slice_kind, f.slice ORDER BY r.nats DESC, r.pair_id
-) <= $limit
-ORDER BY f.rule, f.region, f.slice_kind, f.slice, r.nats DESC, r.pair_id;
+GROUP BY f.rule, f.region, f.slice_kind, f.slice;

@@ -12,8 +12,6 @@ from tasks.text.spans import LETTERS, normalize_text
 Accept = Callable[[str], bool]
 
 _WORD = re.compile(LETTERS)
-_MAX_TRIES = 20_000
-"""Maximum number of captions to try per pair. In a larger corpus, rare foils may not be found."""
 
 
 def words_of(caption: str) -> frozenset[str]:
@@ -62,7 +60,7 @@ class FoilFinder:
         content = words_of(caption) - self._common
         found: list[str] = []
         start = int.from_bytes(self._digest(pair_id)[:8]) % len(self._ordered)
-        for step in range(min(len(self._ordered), _MAX_TRIES)):
+        for step in range(len(self._ordered)):
             other = self._ordered[(start + step) % len(self._ordered)]
             if self._is_foil(other, content, slice_kind, slice_name) and (accept is None or accept(other)):
                 found.append(other)

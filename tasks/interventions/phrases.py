@@ -14,11 +14,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-import sql
 from m2ib.analysis import occlusion
 from tasks.interventions.samples import NotMeasurableError, Samples
 from tasks.interventions.statistics import Margins, Numbers, generator, smallest_sample
-from tasks.lake.run import Run
 from tasks.records import Claim
 from tasks.text.boilerplate import phrase_words
 from tasks.text.spans import Span, phrase_span, token_spans
@@ -31,34 +29,57 @@ _ONE_MORE_WORD = " a"  # changes the tokens in any vocabulary, if there is room
 
 
 class ModelCaptions:
-    """Captions of all attributed pairs as the model reads them: truncated, with the spans of the phrases in them."""
+    """The captions that a model reads: truncated, with the phrases in them.
 
-    def __init__(self, run: Run) -> None:
-        rows = list(run.iter_rows("attributions", ["pair_id", "caption", "tokens", "special"]))
-        self._captions = {row["pair_id"]: row["caption"] for row in rows}
-        self._spans = {row["caption"]: token_spans(row["caption"], row["tokens"], row["special"]) for row in rows}
-        self._phrases: dict[tuple[str, Span], set[str]] = defaultdict(set)
-        self._captions_with: dict[str, set[str]] = defaultdict(set)
-        for row in run.iter_rows("phrases", ["pair_id", "region", "first", "last"]):
-            caption = self._captions[row["pair_id"]]
-            span = phrase_span(row["first"], row["last"], self._spans[caption])
-            self._phrases[caption, span].add(row["region"])
-            self._captions_with[row["region"]].add(caption)
+    Args:
+        samples: The pairs of a run. Foils are chosen from the captions of some of them.
+    """
 
-    def truncate(self, caption: str) -> str:
-        """Return the part of a caption that the model reads: up to the end of its last token."""
-        return caption[: max((span[1] for span in self._spans[caption] if span is not None), default=0)]
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+        self._pairs: dict[str, list[tuple[str, Span]]] = {}  # the phrases of each pair, with their places
+        self._spans: dict[str, list[Span | None]] = {}
+        rows = samples.query("derive/caption_phrases", pair_ids=samples.foil_pairs)
+        self._foils = frozenset(row["caption"] for row in rows)
+        self._foils_with: dict[str, set[str]] = defaultdict(set)
+        for row in rows:
+            for region in row["regions"] or ():
+                self._foils_with[region].add(row["caption"])
+
+    def load(self, pair_ids: Sequence[str]) -> None:
+        """Read the phrases of pairs, so that one query finds many of them."""
+        if missing := [pair_id for pair_id in pair_ids if pair_id not in self._pairs]:
+            self._pairs |= {pair_id: [] for pair_id in missing}
+            for row in self._samples.query("derive/phrase_occurrences", pair_ids=missing):
+                self._spans[row["pair_id"]] = spans = token_spans(row["caption"], row["tokens"], row["special"])
+                if row["region"] is not None:
+                    span = phrase_span(row["first"], row["last"], spans)
+                    self._pairs[row["pair_id"]].append((row["region"], span))
+
+    def spans_of(self, pair_id: str, phrase: str) -> list[Span]:
+        """Return the places of a phrase in the caption of a pair."""
+        self.load([pair_id])
+        return [span for region, span in self._pairs[pair_id] if region == phrase]
+
+    def truncate(self, pair_id: str) -> str:
+        """Return the part of a pair's caption that the model reads: up to the end of its last token."""
+        self.load([pair_id])
+        end = max((span[1] for span in self._spans[pair_id] if span is not None), default=0)
+        return self._samples.caption_of(pair_id)[:end]
 
     def find_without(self, spans_by_pair: Mapping[str, Sequence[Span]]) -> frozenset[str]:
-        """Return the captions that lack a phrase, which is given by its spans in the captions of some pairs.
+        """Return the possible foils that lack a phrase, which is given by its spans in the captions of some pairs.
 
-        If several stored phrases have all of these spans, the captions lack all of these phrases.
+        If several stored phrases have all of these spans, the foils lack all of these phrases.
         """
+        self.load(list(spans_by_pair))
         phrases = [
-            self._phrases[self._captions[pair_id], span] for pair_id, spans in spans_by_pair.items() for span in spans
+            {region for region, own in self._pairs[pair_id] if own == span}
+            for pair_id, spans in spans_by_pair.items()
+            for span in spans
         ]
-        matching = set(self._captions_with).intersection(*phrases)
-        return frozenset(self._spans).difference(*(self._captions_with[phrase] for phrase in matching))
+        matching = set.intersection(*phrases) if phrases else set(self._foils_with)
+        return self._foils.difference(*(self._foils_with[phrase] for phrase in matching if phrase in self._foils_with))
 
 
 @dataclass(frozen=True)
@@ -108,7 +129,7 @@ class PhraseInterventions:
 
     @cached_property
     def _model_captions(self) -> ModelCaptions:
-        return ModelCaptions(self._samples.run)
+        return ModelCaptions(self._samples)
 
     def _fits(self, text: str) -> bool:
         """Return whether a text fits into the model's context and leaves room for another word.
@@ -123,14 +144,11 @@ class PhraseInterventions:
         tokens, others = self._samples.network.tokenizer([text, other]).numpy()
         return int((tokens != others).sum())
 
-    def sample_claim(self, connection: sql.Connection, claim: Claim, pair_ids: Sequence[str]) -> PhraseSample:
+    def sample_claim(self, claim: Claim, pair_ids: Sequence[str]) -> PhraseSample:
         """Prepare pairs for the test of a claim, which names a stored phrase and a slice; see `sample`."""
         phrase, slice_kind, slice_name = claim
-        spans_by_pair: dict[str, list[Span]] = {pair_id: [] for pair_id in pair_ids}
-        parameters = {"run_id": self._samples.run.run_id, "region": phrase, "pair_ids": list(pair_ids)}
-        for row in sql.rows(connection, "derive/phrase_occurrences", **parameters):
-            spans = token_spans(row["caption"], row["tokens"], row["special"])
-            spans_by_pair[row["pair_id"]].append(phrase_span(row["first"], row["last"], spans))
+        self._model_captions.load(pair_ids)
+        spans_by_pair = {pair_id: self._model_captions.spans_of(pair_id, phrase) for pair_id in pair_ids}
         return self.sample(spans_by_pair, slice_kind, slice_name)
 
     def sample(self, spans_by_pair: Mapping[str, Sequence[Span]], slice_kind: str, slice_name: str) -> PhraseSample:
@@ -140,6 +158,7 @@ class PhraseInterventions:
         NotMeasurableError is raised if too few are left.
         """
         samples, count = self._samples, self._settings.foils
+        samples.load(spans_by_pair)
         without = self._model_captions.find_without(spans_by_pair)
         versions = [
             prepared
@@ -175,9 +194,9 @@ class PhraseInterventions:
         Return None if the pair cannot be measured.
         """
         samples, settings = self._samples, self._settings
-        caption = samples.captions[pair_id]
+        caption = samples.caption_of(pair_id)
         if not self._fits(caption):
-            caption = self._model_captions.truncate(caption)
+            caption = self._model_captions.truncate(pair_id)
         rest, phrase = replace_spans(caption, spans, ""), caption[slice(*spans[0])]
         common = samples.foils.most_common_words(FILLER_WORDS, exclude=phrase)
         if not phrase_words(rest) or not common:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-import sql
 from m2ib.analysis import occlusion
 from m2ib.analysis.controls import make_control_masks
 from m2ib.analysis.masks import is_frame, rasterize_boxes
@@ -57,18 +56,17 @@ class RegionInterventions:
     def __init__(self, samples: Samples) -> None:
         self._samples, self._settings = samples, samples.plan.confirm
 
-    def read_boxes(self, connection: sql.Connection, pair_ids: Sequence[str]) -> Mapping[str, Boxes]:
+    def read_boxes(self, pair_ids: Sequence[str]) -> Mapping[str, Boxes]:
         """Read the boxes of all regions of some pairs, by region and pair id."""
         boxes: dict[str, dict[str | None, list[Box]]] = defaultdict(lambda: defaultdict(list))
-        parameters = {"run_id": self._samples.run.run_id, "pair_ids": list(pair_ids)}
-        for row in sql.rows(connection, "review/boxes_of_pairs", **parameters):
+        for row in self._samples.query("review/boxes_of_pairs", pair_ids=list(pair_ids)):
             boxes[row["region"]][row["pair_id"]].append((row["x0"], row["y0"], row["x1"], row["y1"]))
         return boxes
 
-    def sample_claim(self, connection: sql.Connection, claim: Claim, pair_ids: Sequence[str]) -> RegionSample:
+    def sample_claim(self, claim: Claim, pair_ids: Sequence[str]) -> RegionSample:
         """Prepare pairs for the test of a claim, which names a stored region and a slice; see `sample`."""
         region, slice_kind, slice_name = claim
-        boxes = self.read_boxes(connection, pair_ids)[region]
+        boxes = self.read_boxes(pair_ids)[region]
         return self.sample(pair_ids, boxes, slice_kind, slice_name)
 
     def sample(self, pair_ids: Sequence[str], boxes: Boxes, slice_kind: str, slice_name: str) -> RegionSample:
@@ -113,7 +111,7 @@ class RegionInterventions:
             _pad(masks),
             hosts,
             clean=np.stack(samples.embed_pairs(pair_ids)),
-            own=samples.embed_captions([samples.captions[pair_id] for pair_id in pair_ids]),
+            own=samples.embed_captions([samples.caption_of(pair_id) for pair_id in pair_ids]),
             foils=np.stack([samples.embed_captions((own * count)[:count]) for own in foils]),
         )
 
@@ -140,7 +138,7 @@ class RegionInterventions:
         return rasterize_boxes(own, *self._samples.network.image_size)
 
     def _find_foils(self, pair_id: str, slice_kind: str, slice_name: str) -> list[str]:
-        caption = self._samples.captions[pair_id]
+        caption = self._samples.caption_of(pair_id)
         return self._samples.foils.find(caption, pair_id, slice_kind, slice_name, self._settings.foils)
 
     def _find_hosts(self, pair_id: str, foils: Sequence[str]) -> list[str]:

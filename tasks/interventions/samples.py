@@ -3,23 +3,26 @@
 import hashlib
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 import sql
 from m2ib.analysis import occlusion
 from tasks.device import compute
-from tasks.inputs import IMAGE_COLUMNS, load_model, read_batch
+from tasks.inputs import load_model, read_batch
 from tasks.interventions.foils import FoilFinder
 from tasks.interventions.statistics import Numbers
 from tasks.lake.run import Run
 from tasks.parts import chunks
 from tasks.settings import ConfirmConfig, Inputs
 
+FOIL_PAIRS = 20_000
+"""Maximum number of pairs from which foils are chosen: of a larger corpus, a sample."""
 _BATCH = 64
 _KEPT_IMAGES = 512
 _KEPT_SAMPLES = 8
@@ -48,19 +51,60 @@ class Samples:
     def __init__(self, run: Run, plan: InterventionPlan) -> None:
         self.run, self.plan = run, plan
         self.network = load_model(plan.inputs.model)
-        rows = list(run.iter_rows("pairs", [*IMAGE_COLUMNS, "caption"]))
-        self._rows = {row["pair_id"]: row for row in rows}
-        self.captions: dict[str, str] = {row["pair_id"]: row["caption"] for row in rows}
-        self.foils = FoilFinder(self.captions.values(), plan.seed)
+        self._lock = threading.RLock()
+        self._manifest = ""  # sha256 of the manifest when the connection was opened
+        self._connection: sql.Connection
+        self.connect()
+        pairs = self.query("derive/foil_pairs", seed=plan.seed, limit=FOIL_PAIRS)
+        self._foil_pairs = {row["pair_id"]: row for row in pairs}
+        self._tested_pairs: LRUCache[str, dict[str, Any]] = LRUCache(FOIL_PAIRS)
+        self.foils = FoilFinder((row["caption"] for row in pairs), plan.seed)
         self._pairs_by_caption: dict[str, list[str]] = defaultdict(list)
-        for pair_id in sorted(self.captions):
-            self._pairs_by_caption[self.captions[pair_id]].append(pair_id)
+        for row in pairs:
+            self._pairs_by_caption[row["caption"]].append(row["pair_id"])
         self._caption_embeddings: dict[str, Numbers] = {}
         self._image_embeddings: dict[str, Any] = {}
         self._covered: OrderedDict[tuple[Any, ...], Numbers] = OrderedDict()
         self._images: OrderedDict[str, NDArray[np.uint8] | None] = OrderedDict()
         self._large_slices: list[dict[str, Any]] | None = None
-        self._lock = threading.RLock()
+
+    def connect(self) -> None:
+        """Open a connection, which all threads share, to the run as its manifest is now."""
+        with self._lock:
+            digest = sql.manifest_sha256(self.run.lake, self.run.run_id)
+            if digest != self._manifest:
+                self._manifest, self._connection = digest, self.run.connect()
+
+    def query(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
+        """Run a query over the run."""
+        return sql.rows(self._connection, name, run_id=self.run.run_id, **parameters)
+
+    @property
+    def foil_pairs(self) -> list[str]:
+        """The ids of the pairs from which foils are chosen."""
+        return list(self._foil_pairs)
+
+    def load(self, pair_ids: Iterable[str]) -> None:
+        """Read the rows of pairs, so that one query finds many of them. At most `FOIL_PAIRS` are kept."""
+        with self._lock:
+            missing = [
+                one for one in dict.fromkeys(pair_ids) if one not in self._foil_pairs and one not in self._tested_pairs
+            ]
+            for row in self.query("derive/pairs_to_test", pair_ids=missing[:FOIL_PAIRS]) if missing else ():
+                self._tested_pairs[row["pair_id"]] = row
+
+    def _row(self, pair_id: str) -> dict[str, Any]:
+        with self._lock:
+            if pair_id in self._foil_pairs:
+                return self._foil_pairs[pair_id]
+            if pair_id not in self._tested_pairs:
+                self.load([pair_id])
+            row: dict[str, Any] = self._tested_pairs[pair_id]
+            return row
+
+    def caption_of(self, pair_id: str) -> str:
+        """Return the caption of a pair."""
+        return str(self._row(pair_id)["caption"])
 
     def compute(self, function: Callable[..., Result], *args: Any) -> Result:
         """Call a function in the thread of the model's device."""
@@ -71,7 +115,8 @@ class Samples:
         with self._lock:
             found = {pair_id: self._images[pair_id] for pair_id in pair_ids if pair_id in self._images}
         if missing := [pair_id for pair_id in dict.fromkeys(pair_ids) if pair_id not in found]:
-            batch = read_batch(self.run, self.plan.inputs, [self._rows[pair_id] for pair_id in missing], self.network)
+            self.load(missing)
+            batch = read_batch(self.run, self.plan.inputs, [*map(self._row, missing)], self.network)
             new = dict.fromkeys(missing) | {
                 pair["pair_id"]: image for pair, image in zip(batch.pairs, batch.images, strict=True)
             }
@@ -88,7 +133,7 @@ class Samples:
 
     def content_of(self, pair_id: str) -> str:
         """Return the sha256 of a pair's image file."""
-        return str(self._rows[pair_id]["image_sha256"])
+        return str(self._row(pair_id)["image_sha256"])
 
     def prepare_images(self, images: Sequence[NDArray[np.uint8] | None]) -> Any:
         """Return readable images as one preprocessed tensor in main memory, where masks are filled."""
@@ -97,11 +142,10 @@ class Samples:
 
     @property
     def large_slices(self) -> list[dict[str, Any]]:
-        """The slices with enough pairs for an alert; see `read_large_slices`. They are read once."""
+        """The slices with enough pairs for an alert, each with a sample of its pairs as `pair_ids`. Read once."""
         with self._lock:
             if self._large_slices is None:
-                with self.run.connect() as connection:
-                    self._large_slices = read_large_slices(connection, self.run, self.plan)
+                self._large_slices = self.query("derive/large_slices", **large_slice_limits(self.plan))
             return self._large_slices
 
     def choose_pair(self, caption: str, pair_id: str, purpose: str) -> str:
@@ -185,10 +229,9 @@ def _digest(mask: NDArray[np.bool_]) -> bytes:
     return hashlib.sha256(np.packbits(mask).tobytes()).digest()
 
 
-def read_large_slices(connection: sql.Connection, run: Run, plan: InterventionPlan) -> list[dict[str, Any]]:
-    """Return the slices with enough pairs for an alert, each with a sample of its pairs as `pair_ids`."""
-    parameters = {"min_pairs": plan.min_pairs, "seed": plan.seed, "limit": plan.confirm.pairs}
-    return sql.rows(connection, "derive/large_slices", run_id=run.run_id, **parameters)
+def large_slice_limits(plan: InterventionPlan) -> dict[str, Any]:
+    """Return the parameters of the query derive/large_slices."""
+    return {"min_pairs": plan.min_pairs, "seed": plan.seed, "limit": plan.confirm.pairs}
 
 
 _samples: OrderedDict[tuple[Run, InterventionPlan], Samples] = OrderedDict()
@@ -196,12 +239,16 @@ _samples_lock = threading.Lock()
 
 
 def load_samples(run: Run, plan: InterventionPlan) -> Samples:
-    """Return the `Samples` of a run and a device. Those of the last `_KEPT_SAMPLES` runs and devices are in memory."""
+    """Return the `Samples` of a run and a device, connected to the run as its manifest is now.
+
+    Those of the last `_KEPT_SAMPLES` runs and devices are in memory.
+    """
     with _samples_lock:
         if (run, plan) not in _samples:
             _samples[run, plan] = Samples(run, plan)
         while len(_samples) > _KEPT_SAMPLES:
             _samples.popitem(last=False)
+        _samples[run, plan].connect()
         return _samples[run, plan]
 
 

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 import sql
 import stores
+from corpora.corpus import count_cores
 from stores import Root, ledger
 from stores.keys import SigningKey
 from tasks.errors import StoreError
@@ -33,6 +34,11 @@ _COUNTS = ("corpus_rows", "not_sampled", "pairs", "attributions", "reused", "err
 CALIBRATION = "calibration.safetensors"
 """File name of the feature statistics in a run's folder."""
 REPORT = "report.html"
+
+_BATCH = 4096
+# Memory limit of a stage's queries. What they sort, join and group grows with the corpus; beyond the limit, DuckDB
+# writes it to disk. Its threads need about 125 MiB each for that.
+_MEBIBYTES, _MEBIBYTES_PER_CORE = 1024, 128
 
 lost_locks: set[str] = set()
 """Folders of runs whose lock this process lost to another one: it refuses to write their manifests."""
@@ -200,9 +206,11 @@ class Run:
         return stores.fetch_all(self.lake, {entry["path"]: entry["sha256"] for entry in entries})
 
     def iter_rows(self, table: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Iterate over the rows of all files of a table that the manifest lists."""
+        """Iterate over the rows of all files of a table that the manifest lists. Few of them are in memory at once."""
         for path in self.fetch_files(table):
-            yield from read_parquet_rows(path, columns)
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(_BATCH, columns=columns):
+                    yield from batch.to_pylist()
 
     def read_row_group(self, table: str, group: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
         """Read one row group of a table's first file."""
@@ -215,9 +223,10 @@ class Run:
         metadata = pq.ParquetFile(stores.fetch(self.path(table))).metadata
         return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
-    def connect(self) -> sql.Connection:
-        """Connect DuckDB to the tables of this run alone."""
-        return sql.connect(self.lake, self.run_id)
+    def connect(self, manifest: Mapping[str, Any] | None = None) -> sql.Connection:
+        """Connect DuckDB to the tables of this run alone, by default as its stored manifest lists them."""
+        memory = f"{_MEBIBYTES + _MEBIBYTES_PER_CORE * count_cores()}MiB"
+        return sql.connect(self.lake, self.run_id, memory=memory, manifest=manifest)
 
 
 @dataclass
@@ -234,6 +243,10 @@ class ManifestChanges:
         """Set some `counts` of the manifest, and `facts`: other keys of the manifest with their values."""
         self.counts |= counts or {}
         self.facts |= facts
+
+    def connect(self) -> sql.Connection:
+        """Connect DuckDB to the tables of the run as these changes leave them, with the files written so far."""
+        return self.run.connect(self.applied_to(self.run.read_manifest()))
 
     @contextlib.contextmanager
     def open_writer(self, table: str, name: str = "part-00000") -> Iterator[TableWriter]:

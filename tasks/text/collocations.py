@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
 
+from tasks.text.captions import Captions
 from tasks.text.spans import LETTERS, normalize_text
 
 MIN_SHARE, MAX_SHARE = 0.1, 0.8
@@ -42,46 +43,36 @@ def adjacent_words(caption: str) -> frozenset[str]:
     return frozenset(" ".join(bigram) for bigram in _split(caption)[1] if bigram is not None)
 
 
-def find_collocations(captions: Mapping[str, int], min_pairs: int) -> dict[str, list[str]]:
-    """Return the sorted collocations of each caption, given the number of pairs of each caption.
+def find_collocations(captions: Captions, min_pairs: int) -> frozenset[str]:
+    """Return the collocations of a corpus, each in at least `min_pairs` pairs. Captions have those that are adjacent.
 
-    A collocation is in at least `min_pairs` pairs. Captions without collocations are left out.
+    Captions are split anew in each pass, because the words of all of them would take much memory.
     """
     words: Counter[str] = Counter()
     counts: Counter[_Bigram] = Counter()
-    bigrams_of: dict[str, list[_Bigram | None]] = {}
-    for caption, pairs in captions.items():
-        own, bigrams_of[caption] = _split(caption)
+    for caption, pairs in captions.with_pairs():
+        own, bigrams = _split(caption)
         words.update(dict.fromkeys(own, pairs))
-        counts.update(dict.fromkeys((bigram for bigram in bigrams_of[caption] if bigram is not None), pairs))
-    half = sum(captions.values()) / 2
+        counts.update(dict.fromkeys((bigram for bigram in bigrams if bigram is not None), pairs))
+    half = captions.pairs.sum() / 2
     shares = {
         bigram: sorted(pairs / words[word] for word in bigram) for bigram, pairs in counts.items() if pairs >= min_pairs
     }
-    cohesive = _select_cohesive(captions, bigrams_of, {bigram: high for bigram, (_, high) in shares.items()})
-    collocations = {
-        bigram
+    cohesive = _select_cohesive(captions, {bigram: high for bigram, (_, high) in shares.items()})
+    return frozenset(
+        " ".join(bigram)
         for bigram in cohesive
         if shares[bigram][0] >= MIN_SHARE
         and shares[bigram][1] <= MAX_SHARE
         and all(words[word] <= half for word in bigram)
-    }
-    found = {
-        caption: sorted(" ".join(bigram) for bigram in set(bigrams) if bigram is not None and bigram in collocations)
-        for caption, bigrams in bigrams_of.items()
-    }
-    return {caption: names for caption, names in found.items() if names}
+    )
 
 
-def _select_cohesive(
-    captions: Mapping[str, int],
-    bigrams_of: Mapping[str, list[_Bigram | None]],
-    association: Mapping[_Bigram | None, float],
-) -> set[_Bigram]:
+def _select_cohesive(captions: Captions, association: Mapping[_Bigram | None, float]) -> set[_Bigram]:
     """Return the bigrams that, in most places, have a stronger association than either neighboring bigram."""
     surplus: Counter[_Bigram] = Counter()
-    for caption, pairs in captions.items():
-        padded = [None, *bigrams_of[caption], None]
+    for caption, pairs in captions.with_pairs():
+        padded = [None, *_split(caption)[1], None]
         for before, bigram, after in zip(padded, padded[1:], padded[2:], strict=False):
             if bigram is not None and bigram in association:
                 # Of two equally associated bigrams the latter counts: they have nearly the same pairs.

@@ -28,12 +28,14 @@ def normalize_text(text: str) -> str:
 
     Each character is lowered by itself, as in DuckDB: `str.lower` can change the number of characters.
     """
+    if text.isascii():  # a fraction of the time
+        return text.lower()
     return _FORMAT.sub("", "".join(char.lower()[0] for char in text))
 
 
 def character_offsets(text: str) -> Sequence[int]:
     """Return the index in `text` of each character of its normalized form."""
-    hidden = {match.start() for match in _FORMAT.finditer(text)}
+    hidden = set() if text.isascii() else {match.start() for match in _FORMAT.finditer(text)}
     return [index for index in range(len(text)) if index not in hidden] if hidden else range(len(text))
 
 

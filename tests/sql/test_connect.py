@@ -2,10 +2,12 @@
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 
 import sql
+import stores
 from tasks.lake.run import Run
 
 VIEWS = (
@@ -218,3 +220,22 @@ def test_two_threads_read_one_connection(complete_run):
         for thread in threads:
             thread.join()
     assert faults == []
+
+
+def test_a_query_that_exceeds_its_memory_is_completed_on_disk(lake):
+    distinct = "SELECT count(*) AS n FROM (SELECT DISTINCT sha256(i::VARCHAR) FROM range(600000) AS numbers(i))"
+    with sql.connect(lake, memory="40MB", threads=1) as connection:
+        folder = Path(sql.read(connection, "SELECT current_setting('temp_directory') AS folder")[0]["folder"])
+        assert folder.parent == stores.scratch_folder()
+        assert sql.read(connection, distinct) == [{"n": 600000}]
+    assert not folder.exists()
+
+
+def test_a_materialized_view_has_the_same_rows(complete_run):
+    with complete_run.connect() as connection:
+        before = sql.read(connection, "FROM slice_shares ORDER BY ALL")
+        sql.materialize(connection, "slice_shares")
+        assert sql.read(connection, "FROM slice_shares ORDER BY ALL") == before != []
+        assert sql.read(connection, "SELECT count(*) AS n FROM duckdb_views() WHERE view_name = 'slice_shares'") == [
+            {"n": 0}
+        ]

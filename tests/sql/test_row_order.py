@@ -35,19 +35,21 @@ def run(hand_written_run):
 
 def compute(run, seed):
     """Compute what the stages derive, after the rows of all tables were shuffled."""
-    parameters = {"run_id": run.run_id}
+
+    def shuffle(table):
+        order = list(range(table.num_rows))
+        random.Random(seed).shuffle(order)
+        return table.take(order)
+
+    for table in ("attributions", "regions", "phrases", "screenings", "pairs"):
+        with run.connect() as connection:
+            rows = sql.read_table(connection, f"FROM {table}")
+        run.write_table(table, shuffle(rows))
     with run.connect() as connection:
-
-        def shuffle(table):
-            order = list(range(table.num_rows))
-            random.Random(seed).shuffle(order)
-            return table.take(order)
-
-        for table in ("attributions", "regions", "phrases", "screenings", "pairs"):
-            sql.replace_rows(connection, table, shuffle(sql.read_table(connection, f"FROM {table}")))
         queries = ("derive/region_shares", "derive/phrase_shares")
-        shares = [sql.table(connection, query, **parameters) for query in queries]
-        sql.replace_rows(connection, "region_shares", shuffle(pa.concat_tables(shares, promote_options="permissive")))
+        shares = [sql.table(connection, query, run_id=run.run_id) for query in queries]
+    run.write_table("region_shares", shuffle(pa.concat_tables(shares, promote_options="permissive")))
+    with run.connect() as connection:
         views = ("slice_shares", "slice_costs")
         return [*shares, *(sql.read_table(connection, f"FROM {view} ORDER BY ALL") for view in views)]
 

@@ -159,7 +159,7 @@ def test_the_strongest_pairs_have_the_most_nats_in_the_region(hand_written_run):
     hand_written_run.write_table("findings", [finding])
     with hand_written_run.connect() as connection:
         rows = sql.rows(connection, "derive/strongest_pairs", limit=2, run_id=hand_written_run.run_id)
-    assert [row["pair_id"] for row in rows] == ["pair-0001", "pair-0003"]
+    assert [row["pair_ids"] for row in rows] == [["pair-0001", "pair-0003"]]
 
 
 def find_slices(run, factor=2.0, min_pairs=1):

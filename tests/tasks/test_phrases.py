@@ -187,6 +187,21 @@ def test_a_phrase_that_the_model_relies_on_is_confirmed(run_with_phrase, use_toy
     assert states == {("text", PHRASE, "confirmed")}
 
 
+def test_foils_come_from_a_sample_of_a_large_corpus(run_with_phrase, use_toy_model, monkeypatch):
+    run, plan = run_with_phrase
+    use_toy_model(1.0)
+    monkeypatch.setattr(samples_module, "FOIL_PAIRS", 40)
+    count_findings(run)
+    assert confirm.fn(run, plan) > 0
+    samples = load_samples(run, plan)
+    pairs = [row["pair_id"] for row in query_rows(run, "SELECT pair_id FROM pairs ORDER BY sha256('0' || pair_id)")]
+    assert samples.foil_pairs == sorted(pairs[:40])
+    rows = samples.query("derive/pairs_to_test", pair_ids=samples.foil_pairs)
+    foils = samples.foils.find("a heart", pairs[-1], "any", "", 80)
+    assert set(foils) == {row["caption"] for row in rows} - {"a heart"}
+    assert {samples.choose_pair(caption, pairs[-1], "host") for caption in foils} <= {*samples.foil_pairs}
+
+
 def test_phrase_that_the_model_ignores_is_not_confirmed(run_with_phrase, use_toy_model):
     run, plan = run_with_phrase
     use_toy_model(0.0)

@@ -2,16 +2,26 @@
 
 from collections import Counter
 
+import pyarrow as pa
 import pytest
 
-from tasks.text.boilerplate import find_candidates, phrase_words
+from tasks.text.boilerplate import Candidates, phrase_words
+from tasks.text.captions import Captions
 
 FINDINGS = [f"{side} {finding}" for side in ("left", "right") for finding in ("nodule", "effusion", "mass", "scar")]
 PHRASE = "as previously described"
 
 
 def find_spans(captions, listed=(), min_pairs=4):
-    return {(one.kind, one.region): one.spans for one in find_candidates(Counter(captions), listed, min_pairs)}
+    counts = sorted(Counter(captions).items())
+    rows = pa.table({"caption": [text for text, _ in counts], "pairs": [pairs for _, pairs in counts]})
+    candidates = Candidates(Captions(rows), listed, min_pairs)
+    found = sorted((one.region, one.kind, text, span) for text, _ in counts for one, span in candidates.locate(text))
+    spans = {}
+    for region, kind, text, span in found:
+        of_phrase = spans.setdefault((kind, region), {})
+        of_phrase[text] = (*of_phrase.get(text, ()), span)
+    return spans
 
 
 def test_boilerplate_is_a_fixed_run_of_words_that_captions_can_omit():

@@ -1,10 +1,12 @@
 """Collocations are slices in any language, unless they equal the slice of one word."""
 
+import pyarrow as pa
 import pytest
 
 import sql
 from tasks.phrases import phrases
 from tasks.settings import PhrasesConfig
+from tasks.text.captions import Captions
 from tasks.text.collocations import adjacent_words, find_collocations
 
 THINGS = ("mass", "nodule", "scar", "fracture", "tube")
@@ -12,8 +14,9 @@ REST = [f"the {thing}" for thing in THINGS] * 6
 
 
 def find_names(captions, min_pairs=4):
-    counts = {caption: captions.count(caption) for caption in captions}
-    return {name for names in find_collocations(counts, min_pairs).values() for name in names}
+    texts = sorted(set(captions))
+    rows = pa.table({"caption": texts, "pairs": [captions.count(caption) for caption in texts]})
+    return find_collocations(Captions(rows), min_pairs)
 
 
 def test_words_are_adjacent_with_nothing_but_white_space_between():

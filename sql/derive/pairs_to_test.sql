@@ -1,0 +1,5 @@
+-- What is needed to read the image and the caption of some pairs.
+-- Grain: pair. Parameters: $run_id, $pair_ids.
+SELECT pair_id, file_name, container, position, image_sha256, caption
+FROM pairs
+WHERE run_id = $run_id AND pair_id IN (SELECT unnest($pair_ids::VARCHAR[]));

@@ -33,8 +33,7 @@ def compare_attributions(reference: Attribution, other: Attribution) -> dict[str
 
 def compare_devices(name: str, device: str, pairs: int) -> dict[str, dict[str, float]]:
     """Return the figures of one demo model for each variant on the device."""
-    source = f"local-dir:{demo.models.find_folder(name)}"
-    cpu, gpu = load_encoder(source), load_encoder(source, device=device)
+    cpu, gpu = load_encoder(name), load_encoder(name, device=device)
     images, texts = demo_pairs.generate_pairs(pairs, seed=11)
     pixels, config = cpu.prepare_images(images), BottleneckConfig()
     reference = attribute(cpu, pixels, texts, config, calibrate(cpu, pixels, texts, config))

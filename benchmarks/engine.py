@@ -139,7 +139,7 @@ def measure_demo_stability() -> dict[str, float]:
     for label, config in (("paper", PAPER), ("default", ANTITHETIC)):
         correlations = []
         for name in demo.models.NAMES:
-            encoder = load_encoder(f"local-dir:{demo.models.find_folder(name)}")
+            encoder = load_encoder(name)
             pixels = encoder.prepare_images(images)
             first, second = (attribute(encoder, pixels, texts, replace(config, seed=seed)) for seed in (0, 1))
             correlations += [float(side.nanmean()) for side in first.stability(second)]

@@ -13,7 +13,6 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-import demo.models
 from benchmarks import demo_pairs
 from benchmarks.commands import create_parser
 from m2ib import BottleneckConfig, DualEncoder, GateConfig, attribute, calibrate, load_encoder
@@ -45,7 +44,7 @@ def main() -> None:
     audit = BottleneckConfig()
     gates = {"audit": audit.image, "paper": GateConfig()}
     for stride in STRIDES:
-        encoder = set_stride(load_encoder(f"local-dir:{demo.models.find_folder('demo/clean')}"), stride)
+        encoder = set_stride(load_encoder("demo/clean"), stride)
         pixels = encoder.prepare_images(images)
         for depth, gate in gates.items():
             for portable in (False, True):

@@ -1,4 +1,7 @@
-"""Find the folders of the two tiny demo models, which open_clip can load with `local-dir:`."""
+"""Find the folders of the two tiny demo models.
+
+`m2ib.load_encoder("demo/clean")` finds them by the entry points that pyproject.toml declares.
+"""
 
 from pathlib import Path
 from typing import Final
@@ -13,3 +16,6 @@ def find_folder(name: str, root: Path | None = None) -> Path:
     `open_clip.create_model_and_transforms(f"local-dir:{find_folder(name)}")` loads the model.
     """
     return (root or Path(__file__).resolve().parent) / name.removeprefix("demo/")
+
+
+SHORTCUT, CLEAN = (find_folder(name) for name in NAMES)

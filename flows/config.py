@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-import demo.models
 import m2ib
 import sql
 from corpora import is_url
@@ -213,10 +212,7 @@ class AuditConfig(settings.Section):
             devices = m2ib.list_devices(self.model.device)
         except m2ib.M2IBError as error:
             raise BadInputError(f"[model] {error}") from error
-        architecture = self.model.architecture
-        if architecture in demo.models.NAMES:
-            architecture = f"local-dir:{demo.models.find_folder(architecture)}"
-        return [self.model.model_copy(update={"architecture": architecture, "device": device}) for device in devices]
+        return [self.model.model_copy(update={"device": device}) for device in devices]
 
     def check(self) -> None:
         """Check what can be checked without importing PyTorch or Prefect, and without decoding images.
@@ -225,11 +221,10 @@ class AuditConfig(settings.Section):
         and the files of masks, rules and the key. Raises InputError.
         """
         load_corpus(self.corpus).check()
-        if self.model.architecture not in demo.models.NAMES:
-            try:
-                m2ib.check_names(self.model.architecture, self.model.pretrained)
-            except m2ib.M2IBError as error:
-                raise BadInputError(f"[model] {error}") from error
+        try:
+            m2ib.check_names(self.model.architecture, self.model.pretrained)
+        except m2ib.M2IBError as error:
+            raise BadInputError(f"[model] {error}") from error
         self.resolve_settings()
         self.ledger.signer()
 

@@ -5,8 +5,8 @@ and a text tower. Source: Wang, Rudner, Wilson, "Visual Explanations of Image-Te
 Information Bottleneck Attribution", NeurIPS 2023 (arXiv 2312.17174).
 
 The package is a PyTorch library. It reads no environment variables and no files except model weights and stored
-feature statistics. `import m2ib` loads only settings and errors. PyTorch and open_clip are imported on the first use
-of a name that needs them (PEP 562).
+feature statistics. Other packages declare models as entry points, which `load_encoder` finds. `import m2ib` loads only
+settings and errors. PyTorch and open_clip are imported on the first use of a name that needs them (PEP 562).
 """
 
 import importlib
@@ -17,13 +17,13 @@ from m2ib.errors import CalibrationError, M2IBError, ModelLoadError, Unsupported
 from m2ib.names import check_names
 
 if TYPE_CHECKING:
-    from m2ib.attribution import Attribution, attribute
+    from m2ib.attribution import Attribution, PairAttribution, attribute
     from m2ib.devices import estimate_batch_size, list_devices, reserved_gpu_memory
     from m2ib.encoders import DualEncoder, load_encoder
     from m2ib.statistics import FeatureStatistics, calibrate
 
 _LAZY = {
-    "m2ib.attribution": ("Attribution", "attribute"),
+    "m2ib.attribution": ("Attribution", "PairAttribution", "attribute"),
     "m2ib.devices": ("estimate_batch_size", "list_devices", "reserved_gpu_memory"),
     "m2ib.encoders": ("DualEncoder", "load_encoder"),
     "m2ib.statistics": ("FeatureStatistics", "calibrate"),
@@ -38,6 +38,7 @@ __all__ = [
     "GateConfig",
     "M2IBError",
     "ModelLoadError",
+    "PairAttribution",
     "UnsupportedModelError",
     "attribute",
     "calibrate",

@@ -2,14 +2,15 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
 
 from m2ib.bottleneck import FitResult, GatedTokens, PerPair, TokenMask, fit_gates, price_per_nat
@@ -22,11 +23,28 @@ from m2ib.statistics import FeatureStatistics, TowerStatistics, cells_of, descri
 from m2ib.towers.base import CONTENT, PADDING, HiddenTokens, Tower, at_least_float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
+class PairAttribution:
+    """Attribution of one pair: `result[i]` of an `Attribution`, whose attributes of the same names describe it."""
+
+    text: str
+    cosine: float
+    image_map: Float[Tensor, "grid_h grid_w"]
+    tokens: Sequence[str]
+    special: Sequence[bool]
+    text_map: Float[Tensor, " _"]
+
+    def __repr__(self) -> str:
+        nats = float(self.image_map.sum()), float(self.text_map.sum())
+        return f"PairAttribution({self.text!r}, cosine {self.cosine:.3f}, image {nats[0]:.4g} nats, text {nats[1]:.4g})"
+
+
+@dataclass(frozen=True, repr=False)
 class Attribution:
     """Attribution maps and scores of S image-caption pairs.
 
     Maps are in nats: the information that passes the fitted gate of each patch or token. They are not rescaled.
+    `result[i]` is the `PairAttribution` of pair i, and `result[:8]` is the `Attribution` of the first eight pairs.
 
     Attributes:
         cosine: (S,) cosine of the image and text embeddings, without a bottleneck.
@@ -42,6 +60,9 @@ class Attribution:
         image_steps: (S,) number of Adam steps until the image map converged, at most `BottleneckConfig.steps`.
         text_steps: (S,) number of Adam steps until the text map converged, at most `BottleneckConfig.steps`.
         truncated: Number of characters at the end of each caption that do not fit into the model's context.
+        texts: The captions.
+        images: The PIL images that `attribute` was given. Empty if it was given an array or a tensor.
+        views: Part of each of these images that the model sees; see `DualEncoder.field_of_view`.
     """
 
     cosine: PerPair
@@ -56,9 +77,83 @@ class Attribution:
     image_steps: Int[Tensor, " pairs"]
     text_steps: Int[Tensor, " pairs"]
     truncated: Sequence[int]
+    texts: Sequence[str] = ()
+    images: Sequence[Image.Image] = ()
+    views: Sequence[tuple[float, float, float, float]] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def __repr__(self) -> str:
+        rows, columns = self.image_map.shape[1:]
+        means = float(self.cosine.mean()), float(self.image_nats.mean()), sum(self.text_nats) / len(self)
+        return (
+            f"Attribution({len(self)} pairs, image maps {rows} x {columns}; means: cosine {means[0]:.3f}, "
+            f"image {means[1]:.4g} nats, text {means[2]:.4g} nats)"
+        )
+
+    @overload
+    def __getitem__(self, index: int) -> PairAttribution: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Attribution": ...
+    def __getitem__(self, index: int | slice) -> "PairAttribution | Attribution":
+        if isinstance(index, slice):
+            return Attribution(**{one.name: getattr(self, one.name)[index] for one in fields(self)})
+        i = range(len(self))[index]
+        text = self.texts[i] if self.texts else ""
+        return PairAttribution(
+            text, float(self.cosine[i]), self.image_map[i], self.tokens[i], self.special[i], self.text_map[i]
+        )
+
+    def __iter__(self) -> Iterator[PairAttribution]:
+        return (self[i] for i in range(len(self)))
+
+    def overlay(self, i: int, top: float | None = None) -> Image.Image:
+        """Draw the image map of a pair over its image, in gray: the part that the model sees, one square per patch.
+
+        Args:
+            i: Index of the pair.
+            top: Nats of the brightest color. Defaults to the largest value of the map.
+
+        Raises:
+            ValueError: If `attribute` was given an array or a tensor instead of PIL images.
+        """
+        from m2ib.plotting import crop_view, draw_overlay
+
+        if not self.images:
+            raise ValueError(
+                "overlay: got no pictures, expected a result of attribute(encoder, images, ...) on PIL images"
+            )
+        nats = self[i].image_map.numpy()
+        return draw_overlay(crop_view(self.images[i], self.views[i]), nats, float(nats.max()) if top is None else top)
+
+    def plot(self, pairs: Sequence[int] | None = None) -> Any:
+        """Plot pairs with matplotlib: the overlay of each with a common color scale, and the nats of its tokens.
+
+        Args:
+            pairs: Indices of the pairs. Defaults to the first four.
+
+        Returns:
+            A `matplotlib.figure.Figure`, for `.savefig("maps.png")`. A notebook shows it after `%matplotlib inline`.
+
+        Raises:
+            ValueError: If `attribute` was given an array or a tensor instead of PIL images.
+        """
+        from m2ib.plotting import plot_pairs
+
+        chosen = range(min(len(self), 4)) if pairs is None else pairs
+        top = max(float(self.image_map[i].max()) for i in chosen)
+        return plot_pairs([(self.overlay(i, top), self[i]) for i in chosen], top)
+
+    def to_frame(self) -> Any:
+        """Return a `pandas.DataFrame` with a row for each pair and the attributes as columns; maps are lists."""
+        import pandas as pd
+
+        columns = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("images", "views")}
+        columns |= {"image_nats": self.image_nats, "text_nats": self.text_nats}
+        values = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in columns.items()}
+        values["text_map"] = [row.tolist() for row in self.text_map]
+        return pd.DataFrame({"text": values.pop("texts") or None, **values})
 
     @property
     def image_nats(self) -> PerPair:
@@ -104,6 +199,7 @@ def attribute(
     *,
     keys: Sequence[str] | None = None,
     batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Attribution:
     """Compute the image and text maps of the pairs (images[i], texts[i]) (Wang et al., NeurIPS 2023, section 3).
 
@@ -121,6 +217,7 @@ def attribute(
             and token ids.
         batch_size: Number of pairs to process at once. Defaults to `estimate_batch_size`. Halved whenever a device runs
             out of memory.
+        progress: Function that is called after each batch with the number of finished pairs and of all pairs.
 
     Returns:
         Maps in nats and scores of the pairs.
@@ -152,7 +249,11 @@ def attribute(
                 encoder.max_batch_size = (rows.stop - rows.start + 1) // 2
                 continue
             done = rows.stop
-    return _concatenate(parts)
+            if progress is not None:
+                progress(done, len(images))
+    pictures = [] if isinstance(images, np.ndarray | Tensor) else list(images)
+    views = [encoder.field_of_view(*picture.size) for picture in pictures]
+    return replace(_concatenate(parts), texts=list(texts), images=pictures, views=views)
 
 
 def _check_arguments(

@@ -5,10 +5,12 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 
 from m2ib.errors import ModelLoadError, UnsupportedModelError
 from m2ib.kernels import Kernels
-from m2ib.names import check_names
+from m2ib.names import MODELS, check_names
 from m2ib.towers import find_image_tower, find_text_tower
 from m2ib.towers.base import Tower, at_least_float32, in_weights_precision
 from m2ib.towers.check import check_embeddings
@@ -69,6 +71,13 @@ class DualEncoder:
         self._words: dict[int, str] = {-1: "<cls>"}  # readable strings of token ids that have occurred
         self._lock = threading.RLock()
         self._check_towers()
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        return (
+            f"DualEncoder({self.name!r}, image {height} x {width} pixels, {self.image.num_blocks} blocks, "
+            f"text {self.text.num_blocks} blocks, on {self.device})"
+        )
 
     def compile(self, **options: Any) -> None:
         """Compile the noise generator, the gates and the blocks after them with `torch.compile(**options)`.
@@ -252,9 +261,11 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
 
     Args:
         architecture: Name from `open_clip.list_models()`, or `hf-hub:org/name` for a model on the Hugging Face Hub, or
-            `local-dir:/folder` for a folder with open_clip's configuration and weights.
+            `local-dir:/folder` for a folder with open_clip's configuration and weights, or a name that an installed
+            package declares in the entry point group `m2ib.models`, such as `demo/clean`.
         pretrained: open_clip's tag for weights of the architecture, or the path of a checkpoint file (safetensors, or a
-            state dict that `torch.load(weights_only=True)` accepts). Must be None with `hf-hub:` or `local-dir:`.
+            state dict that `torch.load(weights_only=True)` accepts). Must be None unless the name is from
+            `open_clip.list_models()`.
         device: Device to load the weights to.
 
     Raises:
@@ -262,19 +273,47 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
         UnsupportedModelError: If the model cannot be attributed correctly.
     """
     check_names(architecture, pretrained, open_clip.list_models())
+    packaged = entry_points(group=MODELS, name=architecture)
     try:
         with _quiet_open_clip():
+            source = f"local-dir:{packaged[architecture].load()}" if packaged else architecture
             model, _, _ = open_clip.create_model_and_transforms(
-                architecture, pretrained=pretrained, device=device, weights_only=True, require_pretrained=True
+                source, pretrained=pretrained, device=device, weights_only=True, require_pretrained=True
             )
-            tokenizer = open_clip.get_tokenizer(architecture)
+            tokenizer = open_clip.get_tokenizer(source)
     except Exception as error:  # open_clip and torch raise a dozen kinds for a wrong name, file or network
-        raise ModelLoadError(
-            f"The model {architecture!r} with weights {pretrained!r} could not be loaded: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        what = f"The model {architecture!r} with weights {pretrained!r}"
+        if misfit := _describe_misfit(str(error)):
+            raise ModelLoadError(
+                f"{what} could not be loaded: the weights do not fit the architecture. Tensors {misfit}"
+            ) from error
+        raise ModelLoadError(f"{what} could not be loaded: {type(error).__name__}: {error}") from error
     name = architecture if not pretrained else f"{architecture}/{pretrained}"
     return DualEncoder(model.eval(), tokenizer, name=name)
+
+
+def _describe_misfit(message: str) -> str:
+    """Summarize PyTorch's message about weights that do not fit a model, which names all of them. Empty for others."""
+
+    def keys(kind: str) -> list[str]:
+        line = re.search(rf"{kind} key\(s\) in state_dict: (.*)", message)
+        return re.findall(r'"([^"]+)"', line[1]) if line else []
+
+    missing, unexpected = keys("Missing"), keys("Unexpected")
+    sizes = re.findall(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)", message)
+    reshaped = [f"{name}: got {got}, expected {expected}" for name, got, expected in sizes]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    counted = "; ".join(
+        f"{fault}: {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for fault, names in faults.items()
+        if names
+    )
+    if not counted:
+        return ""
+    prefixes = [key.removesuffix(name) for key in unexpected[:1] for name in missing if key.endswith(f".{name}")]
+    if prefixes:
+        return f"{counted}. Remove the prefix {min(prefixes, key=len)!r} from the keys of the checkpoint."
+    return f"{counted}. Name the architecture that the checkpoint was trained with."
 
 
 @contextlib.contextmanager

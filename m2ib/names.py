@@ -2,11 +2,15 @@
 
 import difflib
 from collections.abc import Collection
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 from m2ib.errors import ModelLoadError
 
+MODELS: Final = "m2ib.models"
+"""Entry point group of models of other packages. Each is the path of a folder, as in `local-dir:/folder`."""
 _HUB, _FOLDER = "hf-hub:", "local-dir:"
 _WEIGHTS = {".bin", ".ckpt", ".npz", ".pt", ".pth", ".safetensors"}
 
@@ -29,20 +33,22 @@ def check_names(architecture: str, pretrained: str | None, known: Collection[str
     Raises:
         ModelLoadError: The architecture is unknown, or the weights do not exist or do not belong to the architecture.
     """
-    prefixed = architecture.startswith((_HUB, _FOLDER))
+    packaged = entry_points(group=MODELS).names
+    complete = architecture in packaged or architecture.startswith((_HUB, _FOLDER))
     known = list_architectures() if known is None else known
-    if not prefixed and architecture not in known:
+    if not complete and architecture not in known:
         near = difflib.get_close_matches(architecture, known, n=3, cutoff=0.0)
         raise ModelLoadError(
             f"model: got {architecture!r}, expected a name from open_clip.list_models() (nearest: {', '.join(near)}), "
-            "hf-hub:org/name or local-dir:/folder"
+            f"hf-hub:org/name, local-dir:/folder, or a model of a package ({', '.join(sorted(packaged)) or 'none'})"
         )
     if architecture.startswith(_FOLDER) and not Path(architecture.removeprefix(_FOLDER)).is_dir():
         raise ModelLoadError(f"model: got {architecture!r}, which is no folder; correct the path")
-    if prefixed == bool(pretrained):
+    if complete == bool(pretrained):
         raise ModelLoadError(
-            f"pretrained: got {pretrained!r} for the model {architecture!r}, expected None for hf-hub: or local-dir:, "
-            "otherwise a tag from open_clip.list_pretrained_tags_by_model or the path of a checkpoint file"
+            f"pretrained: got {pretrained!r} for the model {architecture!r}, expected None for hf-hub:, local-dir: "
+            "and models of packages, otherwise a tag from open_clip.list_pretrained_tags_by_model or the path of a "
+            "checkpoint file"
         )
     if pretrained and Path(pretrained).suffix in _WEIGHTS and not Path(pretrained).is_file():
         raise ModelLoadError(f"pretrained: got {pretrained!r}, but there is no such file; correct the path")

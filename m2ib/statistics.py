@@ -98,7 +98,11 @@ class FeatureStatistics:
 
 
 def calibrate(
-    encoder: DualEncoder, images: Images, texts: Sequence[str], config: BottleneckConfig, batch_size: int = 64
+    encoder: DualEncoder,
+    images: Images,
+    texts: Sequence[str],
+    config: BottleneckConfig | None = None,
+    batch_size: int = 64,
 ) -> FeatureStatistics:
     """Estimate the mean and standard deviation of the hidden states at the gates of both towers (Schulz et al. 2020).
 
@@ -107,6 +111,7 @@ def calibrate(
         images: A few hundred PIL images, or a tensor (images, 3, height, width) of preprocessed images.
         texts: A few hundred captions. They do not have to belong to the images.
         config: Settings of the attribution, which contain the gated layers and the kind of statistics of each tower.
+            Defaults to `BottleneckConfig()`.
         batch_size: Number of images or texts to process at once.
 
     Returns:
@@ -116,6 +121,7 @@ def calibrate(
         ValueError: If `batch_size` is below 1, or a gated layer does not exist.
         CalibrationError: If the sample has fewer than two inputs, does not vary, or has values that are not finite.
     """
+    config = config or BottleneckConfig()
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
     with encoder.frozen():

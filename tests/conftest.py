@@ -5,9 +5,12 @@ import hashlib
 import itertools
 import shutil
 import sys
+import tomllib
 import typing
 import uuid
 from dataclasses import dataclass, field
+from importlib.metadata import distribution
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -38,6 +41,17 @@ torch.set_num_threads(1)
 
 import sql  # noqa: E402  # after the hook
 from tasks.lake.run import Run  # noqa: E402  # after the hook
+
+
+def pytest_configure():
+    """Refuse to run with an installation that lacks entry points of pyproject.toml: it is older than the code."""
+    groups = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["entry-points"]
+    declared = {(group, name) for group, entries in groups.items() for name in entries}
+    installed = {(entry.group, entry.name) for entry in distribution("m2ib-audit").entry_points}
+    if missing := declared - installed:
+        names = ", ".join(name for _, name in sorted(missing))
+        raise pytest.UsageError(f"not installed: {names}; run make test, or install this package again")
+
 
 FACTS = {
     "model": "m", "model_digest": "d", "corpus": "c", "corpus_digest": "e", "config": {"b": 1, "a": 2},

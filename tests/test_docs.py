@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import sql
@@ -89,6 +90,26 @@ def test_the_detector_of_the_guide_finds_bars():
     assert run_detector(detector, picture, "") == {}
     picture[:2] = picture[-5:] = 7
     assert run_detector(detector, picture, "") == {"letterbox: bars": [(0, 0, 1, 0.1), (0, 0.75, 1, 1)]}
+
+
+def test_the_audit_of_the_guide_names_the_detector_of_the_guide():
+    page = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8")
+    (package,) = [tomllib.loads(text) for text in re.findall(r"```ini\n(.*?)```", page, re.DOTALL)]
+    named = [tomllib.loads(text)["regions"]["detectors"] for text in re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+             if "detectors" in text]  # fmt: skip
+    assert named == [[*package["project"]["entry-points"]["m2ib_audit.detectors"]]]
+
+
+def test_the_python_lines_of_the_readme_run(phantoms, tmp_path, monkeypatch, capsys):
+    (text,) = [block.values[0] for block in list_blocks("python") if block.id.startswith("README.md")]
+    (tmp_path / "demo-data").mkdir()
+    (tmp_path / "demo-data" / "corpus").symlink_to(phantoms)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(text, names)  # noqa: S102  # the code of the README
+    assert "40 40\nAttribution(40 pairs, image maps 8 x 8; means: cosine " in capsys.readouterr().out
+    assert [np.asarray(Image.open(name)).shape[0] for name in ("map.png", "maps.png")] == [448, 1200]
+    assert len(names["table"]) == 40
 
 
 def list_corpus_commands():

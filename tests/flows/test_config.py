@@ -174,7 +174,7 @@ def test_settings_reach_the_stages():
     assert config.corpus.root.is_absolute()
     assert config.corpus.absolute().path == str(config.corpus.root)
     (model,) = config.models()
-    assert model.architecture.startswith("local-dir:/")
+    assert model.architecture == "demo/clean"
     assert (model.pretrained, model.device, model.batch_size, model.compile) == (None, "cpu", 3, False)
 
 

@@ -11,7 +11,14 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import save_file
 
+import demo.models
 from m2ib import DualEncoder, ModelLoadError, load_encoder
+
+TINY = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 40, "patch_size": 10, "width": 32, "layers": 3, "head_width": 16},
+    "text_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3},
+}
 
 
 def deployed(model, **preprocess):
@@ -92,12 +99,7 @@ def test_digest_identifies_the_model_and_not_only_its_weights():
 def test_a_local_checkpoint_of_a_named_architecture_loads(tmp_path, suffix, monkeypatch):
     """The most common case; a tiny architecture is registered so that the test is fast."""
     preprocess = dataclasses.asdict(PreprocessCfg(size=40))
-    config = {
-        "embed_dim": 24,
-        "vision_cfg": {"image_size": 40, "patch_size": 10, "width": 32, "layers": 3, "head_width": 16},
-        "text_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 3},
-    }
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-test-model", config)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-test-model", TINY)
     weights = tiny_model().state_dict()
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pt":
@@ -116,8 +118,43 @@ def test_message_of_a_failed_load_says_what_to_check(tmp_path):
         load_encoder("ViT-B-32")
     with pytest.raises(ModelLoadError, match="not a known tag or valid file path"):
         load_encoder("ViT-B-32", str(tmp_path / "gone.pt"))
-    with pytest.raises(ModelLoadError, match="expected None for hf-hub: or local-dir:"):
-        load_encoder(f"local-dir:{tmp_path}", "openai")
+    with pytest.raises(ModelLoadError, match=r"or a model of a package .*demo/clean, demo/shortcut"):
+        load_encoder("demo/clear")
+    with pytest.raises(ModelLoadError, match="expected None for hf-hub:, local-dir: and models of packages"):
+        load_encoder("demo/clean", "openai")
     (tmp_path / "pickle.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'echo'\ntR.")
     with pytest.raises(ModelLoadError, match="could not be loaded"):
         load_encoder("ViT-B-32", str(tmp_path / "pickle.pt"))
+
+
+def test_a_model_of_an_installed_package_is_found_by_its_name():
+    encoder = load_encoder("demo/clean")
+    assert (encoder.name, encoder.image_size) == ("demo/clean", (80, 80))
+    assert encoder.digest == load_encoder(f"local-dir:{demo.models.CLEAN}").digest
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda weights: weights | {"visual.conv1.weight": torch.zeros(32, 3, 5, 5)},
+            r"of another shape: 1 \(visual.conv1.weight: got \[32, 3, 5, 5\], expected \[32, 3, 10, 10\]\)",
+        ),
+        (
+            lambda weights: {key: value for key, value in weights.items() if "ln_" not in key},
+            r"missing: 30 \(visual.ln_pre.weight, visual.ln_pre.bias, .*, \.\.\.\). Name the architecture",
+        ),
+        (
+            lambda weights: {f"model.{key}": value for key, value in weights.items()},
+            r"missing: 86 .*; unexpected: 86 .* Remove the prefix 'model\.' from the keys",
+        ),
+    ],
+    ids=["shape", "missing", "prefix"],
+)
+def test_a_checkpoint_that_does_not_fit_is_described(tmp_path, monkeypatch, change, message):
+    model = tiny_model()
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-test-model", TINY)
+    torch.save(change(model.state_dict()), tmp_path / "weights.pt")
+    with pytest.raises(ModelLoadError, match=f"the weights do not fit the architecture. Tensors {message}") as raised:
+        load_encoder("tiny-test-model", str(tmp_path / "weights.pt"))
+    assert len(str(raised.value)) < 800

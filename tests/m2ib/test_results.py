@@ -1,0 +1,93 @@
+"""What a result shows: its repr, single pairs, pictures and tables."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from m2ib import attribute, calibrate, preset
+
+
+@pytest.fixture(scope="module")
+def result(encoder, pairs):
+    return attribute(encoder, *pairs, preset("paper"))
+
+
+def test_encoder_and_results_have_a_short_repr(encoder, result):
+    assert repr(encoder) == "DualEncoder('', image 40 x 40 pixels, 3 blocks, text 3 blocks, on cpu)"
+    assert repr(result).startswith("Attribution(11 pairs, image maps 4 x 4; means: cosine ")
+    assert repr(result[0]).startswith("PairAttribution('nodule', cosine ")
+    assert max(len(repr(result)), len(repr(result[0]))) < 120
+
+
+def test_a_result_is_indexed_by_pair(result):
+    last = result[-1]
+    assert (last.image_map == result.image_map[10]).all()
+    assert (last.text, last.tokens, last.cosine) == (result.texts[10], result.tokens[10], float(result.cosine[10]))
+    assert [pair.text for pair in result] == list(result.texts)
+    some = result[2:4]
+    assert (len(some), list(some.texts)) == (2, list(result.texts[2:4]))
+    assert some.overlay(0).tobytes() == result.overlay(2).tobytes()
+    with pytest.raises(IndexError):
+        result[11]
+
+
+def test_an_overlay_shows_the_view_of_the_model_and_colors_patches_with_nats(encoder):
+    """The model sees the central square of a wide image; the map is drawn on the patches where its nats are."""
+    from m2ib.plotting import crop_view, draw_overlay
+
+    image = Image.new("RGB", (120, 40), "black")
+    image.paste("white", (40, 0, 80, 40))
+    view = crop_view(image, encoder.field_of_view(*image.size))
+    assert (view.size, view.getextrema()) == ((40, 40), ((255, 255),) * 3)
+    nats = np.zeros((4, 4))
+    nats[0, 3] = 2.0
+    picture = np.asarray(draw_overlay(view, nats, 2.0)).astype(int)
+    assert picture.shape == (448, 448, 3)
+    colored = np.ptp(picture, axis=2) > 20
+    assert colored[:112, 336:].all()
+    assert colored.sum() == 112 * 112
+    assert (np.asarray(draw_overlay(view, np.zeros((4, 4)), 0.0)) == 204).all()
+
+
+def test_a_plot_has_an_overlay_and_bars_for_each_pair(result, tmp_path):
+    figure = result.plot([0, 5])
+    assert len(figure.axes) == 5  # with the color scale
+    assert [label.get_text() for label in figure.axes[3].get_yticklabels()] == list(result[5].tokens)
+    figure.savefig(tmp_path / "maps.png")
+    assert np.asarray(Image.open(tmp_path / "maps.png")).shape == (600, 800, 4)
+
+
+def test_a_table_has_one_row_per_pair(result):
+    table = result.to_frame()
+    assert len(table) == 11
+    assert table["text"].tolist() == list(result.texts)
+    assert np.allclose(table["image_nats"], result.image_nats)
+    assert np.asarray(table["image_map"][3]).shape == (4, 4)
+    assert table["text_nats"][3] == pytest.approx(sum(table["text_map"][3]))
+    assert table["cosine"].dtype.kind == "f"
+
+
+def test_progress_is_reported_after_each_batch(encoder, pairs):
+    calls = []
+    attribute(encoder, *pairs, preset("paper"), batch_size=4, progress=lambda *done: calls.append(done))
+    assert calls == [(4, 11), (8, 11), (11, 11)]
+
+
+def test_arrays_have_no_picture_to_draw_over(encoder, pairs):
+    images = encoder.prepare_images(pairs[0][:2])
+    with pytest.raises(ValueError, match="expected a result of attribute"):
+        attribute(encoder, images, pairs[1][:2], preset("paper")).overlay(0)
+
+
+def test_default_settings_are_those_of_attribute(encoder, pairs):
+    assert len(attribute(encoder, *pairs, statistics=calibrate(encoder, *pairs))) == 11
+
+
+def test_pictures_and_tables_are_imported_on_demand():
+    code = "import json, sys, m2ib.attribution; print(json.dumps(sorted({'matplotlib', 'pandas'} & {*sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert json.loads(done.stdout) == []

@@ -35,7 +35,7 @@ class Description:
         widths: Quantiles (`QUANTILES`) of the width of distinct images in pixels. None without pairs.
         heights: Quantiles of the height, as in `widths`.
         caption_chars: Quantiles of the number of characters per caption. None without pairs.
-        attributes: Number of pairs that have a value, per column of the corpus other than image and caption.
+        attributes: Number of pairs by value, per column of the corpus other than image and caption.
         near_duplicates: Groups of pairs whose image files differ but look alike, the largest group first.
         sample: Pairs sampled by hash, for a contact sheet.
         digest: sha256 that identifies the corpus; see `corpora.digest`.
@@ -52,7 +52,7 @@ class Description:
     widths: Sequence[float] | None
     heights: Sequence[float] | None
     caption_chars: Sequence[float] | None
-    attributes: Mapping[str, int]
+    attributes: Mapping[str, Mapping[str, int]]
     near_duplicates: Sequence[Sequence[Pair]]
     sample: Sequence[Pair]
     digest: str
@@ -89,7 +89,10 @@ def describe(corpus: Corpus, sample: int = 48, seed: int = 0) -> Description:
         widths=_quantiles([pair.width for pair in firsts]),
         heights=_quantiles([pair.height for pair in firsts]),
         caption_chars=_quantiles([len(pair.caption) for pair in pairs]),
-        attributes=dict(sorted(Counter(name for pair in pairs for name in pair.attributes).items())),
+        attributes={
+            name: Counter(pair.attributes[name] for pair in pairs if name in pair.attributes)
+            for name in sorted({name for pair in pairs for name in pair.attributes})
+        },
         near_duplicates=[[firsts[position] for position in group] for group in groups],
         sample=sorted(pairs, key=lambda pair: hashlib.sha256(f"{seed}\x1f{pair.pair_id}".encode()).digest())[:sample],
         digest=digest(rows),

@@ -25,7 +25,12 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "alerts": audits.alerts,
         "notify": audits.notify,
     },
-    "Corpora and models": {"corpus": inspect.corpus, "models": inspect.models, "sweep": inspect.sweep},
+    "Corpora and models": {
+        "corpus": inspect.corpus,
+        "detectors": inspect.detectors,
+        "models": inspect.models,
+        "sweep": inspect.sweep,
+    },
     "Review": {
         "review": reviewing.review,
         "report": reviewing.report,
@@ -39,6 +44,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     },
     "Lake": {
         "sql": lake.query,
+        "rule": {"try": lake.try_rule},
         "verify": lake.verify,
         "adopt": lake.adopt,
         "compact": lake.compact,
@@ -50,6 +56,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
 
 _GROUP_HELP = {
     "users": "Manage who may sign in to the review site.",
+    "rule": "Try a custom rule on a finished run.",
     "key": "Manage keys that sign the lake's ledger.",
 }
 

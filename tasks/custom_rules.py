@@ -25,21 +25,23 @@ def read_rules(folder: Path) -> dict[str, str]:
     files = sorted(folder.glob("*.sql")) if folder.is_dir() else []
     if not files:
         raise BadInputError(f"alerts.rules: got {folder}, expected a folder with at least one .sql file")
-    builtin = set(sql.query_names("rules"))
-    rules = {}
-    for file in files:
-        if not _NAME.fullmatch(file.stem) or file.stem in builtin:
-            raise BadInputError(
-                f"alerts.rules: got {file.name}, expected a name of lower-case letters, digits and underscores, other "
-                f"than those of built-in rules ({', '.join(sorted(builtin))}); rename it"
-            )
-        try:
-            if file.stat().st_size > _MAX_BYTES:
-                raise BadInputError(f"alerts.rules: {file} has more than {_MAX_BYTES} bytes, expected one query")
-            rules[file.stem] = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInputError(f"alerts.rules: {file} cannot be read ({error}); expected SQL in UTF-8") from error
-    return rules
+    return {file.stem: read_rule(file) for file in files}
+
+
+def read_rule(file: Path) -> str:
+    """Return the SQL text of a rule's file. Raises BadInputError if it cannot be read, or has an invalid name."""
+    builtin = sql.query_names("rules")
+    if not _NAME.fullmatch(file.stem) or file.stem in builtin:
+        raise BadInputError(
+            f"alerts.rules: got {file.name}, expected a name of lower-case letters, digits and underscores, other "
+            f"than those of built-in rules ({', '.join(builtin)}); rename it"
+        )
+    try:
+        if file.stat().st_size > _MAX_BYTES:
+            raise BadInputError(f"alerts.rules: {file} has more than {_MAX_BYTES} bytes, expected one query")
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"alerts.rules: {file} cannot be read ({error}); expected SQL in UTF-8") from error
 
 
 def check_rules(rules: Mapping[str, str]) -> None:

@@ -60,6 +60,8 @@ def _apply_rules(
             try:
                 findings += evaluate_rule(connection, name, text, thresholds)
             except BadInputError as error:
-                warnings.append(f"{error}; the rule has no findings: fix it, try it on this run, and audit again")
+                warnings.append(
+                    f"{error}; the rule has no findings: fix it, try it with m2ib-audit rule try, and audit again"
+                )
                 failed.append(name)
     return findings, warnings, failed

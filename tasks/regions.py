@@ -4,6 +4,7 @@ A detector is a function of the entry point group `m2ib_audit.detectors`, enable
 the user's choice and runs with the rights of the audit; see docs/rules.md.
 """
 
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,20 +137,34 @@ def detector_versions(names: Iterable[str]) -> dict[str, str]:
 
 def load_detectors(names: Iterable[str]) -> list[Detector]:
     """Import detectors. Raises BadInputError for one that is not installed, cannot be imported or is not a function."""
-    detectors = []
-    for name in names:
-        entry = _find_entry_point(name)
+    return [Detector(name, _load(_find_entry_point(name))) for name in names]
+
+
+def _load(entry: EntryPoint) -> Any:
+    try:
+        function = entry.load()
+        if not callable(function):
+            raise TypeError(f"got {type(function).__name__}, expected a function")  # noqa: TRY301  # one message
+    except Exception as error:  # importing third-party code can raise anything
+        raise BadInputError(
+            f"regions.detectors: {entry.name!r} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}; "
+            "fix or reinstall its package"
+        ) from error
+    return function
+
+
+def describe_detectors() -> list[dict[str, str]]:
+    """Return name, package and first line of the docstring (of the function or its module) of installed detectors."""
+    rows = []
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
-            function: Any = entry.load()
-            if not callable(function):
-                raise TypeError(f"got {type(function).__name__}, expected a function")  # noqa: TRY301  # one message
-        except Exception as error:  # importing third-party code can raise anything
-            raise BadInputError(
-                f"regions.detectors: {name!r} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}; "
-                "fix or reinstall its package"
-            ) from error
-        detectors.append(Detector(name, function))
-    return detectors
+            function = _load(entry)
+            described = inspect.getdoc(function) or inspect.getdoc(inspect.getmodule(function)) or "(no docstring)"
+        except BadInputError as error:
+            described = str(error)
+        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"
+        rows.append({"name": entry.name, "package": package, "finds": described.splitlines()[0]})
+    return rows
 
 
 def run_detector(detector: Detector, image: NDArray[np.uint8], caption: str) -> dict[str, list[Box]]:

@@ -27,6 +27,33 @@ def query(
         output.print_rows("rows", sql.read(connection, text), as_json)
 
 
+def try_rule(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="SQL file of the rule; see docs/rules.md.")],
+    run_id: Annotated[str, typer.Option("--run", help="Id of a complete run, or `latest`.")] = "latest",
+    lake: output.LakeOption = output.LAKE,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Check a custom rule as an audit does, run it on a complete run, and print its rows. Stores nothing.
+
+    $run_id, $factor and $min_pairs are those of the run.
+    """
+    from tasks.custom_rules import COLUMNS, check_rules, evaluate_rule, read_rule
+
+    text = read_rule(file)
+    check_rules({file.stem: text})
+    complete = {record["run_id"]: record for record in sql.read_manifests(lake) if sql.is_complete(record)}
+    newest = list(reversed(complete))
+    record = complete.get(newest[0] if newest and run_id == "latest" else run_id)
+    if record is None:
+        output.fail(f"--run: got {run_id!r}, expected a complete run of {lake}: {', '.join(newest[:5]) or 'none'}")
+    thresholds = {key: record["config"]["alerts"][key] for key in ("factor", "min_pairs")}
+    with sql.connect(lake, record["run_id"]) as connection:
+        rows = evaluate_rule(connection, file.stem, text, {"run_id": record["run_id"], **thresholds})
+    output.print_rows("rows", [{key: row[key] for key in COLUMNS} for row in rows], as_json)
+    bound = ", ".join(f"{key} {value}" for key, value in thresholds.items())
+    output.note(f"rule {file.stem}: {len(rows)} finding(s) on run {record['run_id']} with {bound}")
+
+
 def prune(
     older_than: Annotated[
         str | None, typer.Option(metavar="180d|36h|4w", help="Prune runs that ended longer ago than this.")

@@ -66,7 +66,7 @@ def draw_overlay(view: Image.Image | None, bits: Grid, top: float, regions: Sequ
     cell = size[0] // bits.shape[1]
     image = Image.fromarray(_tint(ground, bits.repeat(cell, axis=0).repeat(cell, axis=1), top))
     for boxes in regions:
-        image = _outline(image, boxes, width=2)
+        image = draw_outline(image, boxes, width=2)
     return image
 
 
@@ -85,7 +85,7 @@ def draw_mean_map(bits: Grid, top: float, boxes: Sequence[Box]) -> Image.Image:
             ink = (20, 20, 20) if level > 0.62 else (235, 235, 235) if level > 0.02 else (150, 150, 150)
             middle = ((column + 0.5) * cell, (row + 0.5) * cell)
             draw.text(middle, text, fill=ink, font=ImageFont.load_default(min(26, cell * 0.4)), anchor="mm")
-    return _outline(image, boxes, width=4)
+    return draw_outline(image, boxes, width=4)
 
 
 def draw_color_scale(color_map: str = "inferno") -> Image.Image:
@@ -157,7 +157,7 @@ def _tint(ground: NDArray[np.float64], bits: Grid, top: float, color_map: str = 
     return mixed
 
 
-def _outline(image: Image.Image, boxes: Sequence[Box], width: int) -> Image.Image:
+def draw_outline(image: Image.Image, boxes: Sequence[Box], width: int) -> Image.Image:
     """Outline the union of the boxes along its inside, in white between black lines, visible on any image."""
     # Padded, so that the edge of the picture counts as a border.
     inside = np.zeros((image.height + 2, image.width + 2), dtype=np.uint8)

@@ -146,11 +146,11 @@ def format_loss(loss: float | None) -> str:
 
 
 def format_figures(alert: Mapping[str, Any]) -> str:
-    """Format the figures of an alert: shares of attribution and area, number of pairs, and effect."""
+    """Format the figures of an alert: shares of attribution and area, pairs, effect, and the rule that raised it."""
     return (
         f"{format_percent(alert['share'])} of the attribution on {format_percent(alert['area'])} of the "
         f"{'words' if alert['side'] == 'text' else 'image'} in {format_count(alert['n'], 'pair')}; "
-        f"{format_effect(alert)}"
+        f"{format_effect(alert)} (rule {alert['rule']})"
     )
 
 

@@ -608,3 +608,72 @@ def test_compact_prints_its_changes_and_continues_after_a_refused_run(call, lake
         "20200102T000000-aaaaaa", "ingest_errors", 2, 1,
     )  # fmt: skip
     assert last_line(call("compact", "latest", "--json")) == {"compacted": [], "refused": []}
+
+
+RULE = (
+    "SELECT region, slice_kind, slice, n, share, area, effect FROM slice_shares WHERE n >= $min_pairs AND effect > 1.5"
+)
+
+
+@pytest.fixture
+def measured_run(run_class, lake):
+    """A complete run with min_pairs = 2, whose pairs of site a have 1.6 times the share of the corner."""
+    from tasks.flag import flag
+
+    run = run_class(lake, "20260101T000000-aaaaaa").begin(config={"alerts": {"factor": 2.0, "min_pairs": 2}})
+    run.add_pairs(["x"] * 4, [{"site": "a"}] * 2 + [{"site": "b"}] * 2)
+    run.add_attributions([[4, 2, 2, 2]] * 2 + [[1, 1, 1, 1]] * 2, (2, 2))
+    run.add_regions(("corner", (0, 0, 0.5, 0.5)))
+    flag.fn(run, AlertsConfig(min_pairs=2), {})
+    run.finish("completed")
+    return run
+
+
+def test_a_rule_is_tried_with_the_parameters_of_a_run(measured_run, tmp_path):
+    (tmp_path / "mine.sql").write_text(RULE)
+    manifest = measured_run.read_manifest()
+    command = ["rule", "try", str(tmp_path / "mine.sql"), "--lake", str(measured_run.lake), "--json"]
+    for run in ("latest", measured_run.run_id):
+        result = CliRunner().invoke(cli.app, [*command, "--run", run])
+        assert result.exit_code == 0, result.output
+        assert last_line(result)["rows"] == [
+            {"region": "corner", "slice_kind": "attribute", "slice": "site=a", "n": 2, "share": 0.4, "area": 0.25,
+             "effect": 1.6}
+        ]  # fmt: skip
+        assert f"rule mine: 1 finding(s) on run {measured_run.run_id} with factor 2.0, min_pairs 2" in result.stderr
+    assert measured_run.read_manifest() == manifest
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "run", "message"),
+    [
+        ("region_mass", RULE, "latest", "other than those of built-in rules"),
+        ("mine", "SELECT 1 AS one", "latest", "got the columns one, expected region"),
+        ("mine", RULE.replace("region,", "'nowhere' AS region,"), "latest", "expected regions and slices of the view"),
+        ("mine", RULE, "none", "expected a complete run of"),
+        ("gone", None, "latest", "cannot be read"),
+    ],
+)
+def test_a_rule_that_cannot_be_tried_is_bad_input(measured_run, tmp_path, name, text, run, message):
+    if text is not None:
+        (tmp_path / f"{name}.sql").write_text(text)
+    command = ["rule", "try", str(tmp_path / f"{name}.sql"), "--run", run, "--lake", str(measured_run.lake)]
+    result = CliRunner().invoke(cli.app, command)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_the_contact_sheet_outlines_what_a_detector_finds(phantoms, tmp_path):
+    command = ["corpus", str(phantoms), "--out", str(tmp_path / "page.html"), "--min-pairs", "10", "--json"]
+    result = CliRunner().invoke(cli.app, [*command, "--detector", "burnt-in"])
+    assert result.exit_code == 0, result.output
+    found = last_line(result)["detected"]["burnt-in: text"]
+    assert f"detected: burnt-in: text in {found} of 40 pairs of the contact sheet" in result.stdout
+    assert (tmp_path / "page.html").read_text().count("<bdi>burnt-in: text</bdi>") == found > 5
+    assert "site: 3 values in 40 pairs; 3 slices of 10 pairs or more" in result.stdout
+    assert CliRunner().invoke(cli.app, [*command, "--detector", "none"]).exit_code == 2
+
+
+def test_detectors_are_listed():
+    result = CliRunner().invoke(cli.app, ["detectors", "--json"])
+    assert [row["name"] for row in last_line(result)["detectors"]] == ["burnt-in"]

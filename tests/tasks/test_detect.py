@@ -18,6 +18,7 @@ from tasks.regions import (
     GROUP,
     Detections,
     Detector,
+    describe_detectors,
     detector_versions,
     load_detectors,
     run_detector,
@@ -241,3 +242,13 @@ def test_run_records_its_detectors_which_must_be_installed(small_corpus, setting
     for regions in ({"detectors": ["a", "a"]}, {"detectors": ["a"], "boxes": {"a: x": [0, 0, 1, 1]}}):
         with pytest.raises(BadInputError, match=r"expected each detector once|must be distinct"):
             settings(small_corpus, tmp_path / "lake", regions=regions)
+
+
+def test_installed_detectors_are_described(install_detectors):
+    install_detectors(halves="foreign_module:halves")
+    install_detectors("broken", raise_at_import=True, sad="broken_module:halves")
+    rows = {row["name"]: row for row in describe_detectors()}
+    assert rows["burnt-in"]["finds"] == "Detect lines of burnt-in text in an image."
+    assert rows["burnt-in"]["package"].startswith("m2ib-audit ")
+    assert rows["halves"] == {"name": "halves", "package": "foreign 1.2", "finds": "(no docstring)"}
+    assert "cannot be loaded: RuntimeError: no licence" in rows["sad"]["finds"]

@@ -145,7 +145,7 @@ def test_alert_update_is_one_line_with_escaped_names():
         "WORSE (confirmed, high severity): the score relies on recurring overlay 1 in pairs whose caption contains "
         "“dense”; covering it reduces the margin of 0.400 by 0.080 more than covering equal regions elsewhere (95% "
         "interval 0.070 to 0.090, previously 0.060); 77.0% of the attribution on 6.25% of the image in 64 pairs; 12.30 "
-        "times its share of the area; severity high, was low"
+        "times its share of the area (rule region_mass); severity high, was low"
     )
     assert "“DENSE”" in formatting.format_alert_update(ALERT, str.upper)
     assert "previously" not in formatting.format_alert_update({**ALERT, "life": "resolved", "alert_id": None})

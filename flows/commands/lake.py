@@ -42,10 +42,10 @@ def try_rule(
     text = read_rule(file)
     check_rules({file.stem: text})
     complete = {record["run_id"]: record for record in sql.read_manifests(lake) if sql.is_complete(record)}
-    newest = list(reversed(complete))
-    record = complete.get(newest[0] if newest and run_id == "latest" else run_id)
+    record = complete.get(output.choose_run(lake, run_id, complete=True))
     if record is None:
-        output.fail(f"--run: got {run_id!r}, expected a complete run of {lake}: {', '.join(newest[:5]) or 'none'}")
+        newest = ", ".join(list(complete)[:-6:-1]) or "none"
+        output.fail(f"--run: got {run_id!r}, expected latest, or a complete run of {lake}, newest: {newest}")
     thresholds = {key: record["config"]["alerts"][key] for key in ("factor", "min_pairs")}
     with sql.connect(lake, record["run_id"]) as connection:
         rows = evaluate_rule(connection, file.stem, text, {"run_id": record["run_id"], **thresholds})

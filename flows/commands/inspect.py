@@ -76,8 +76,8 @@ def corpus(
         output.say(f"  {description.duplicates} x the same pair again, such as {first.file_name}: {first.detail}")
     for name in sorted(found_in.keys() | ({one.name for one in detectors} if not found_in else set())):
         output.say(f"detected: {name} in {found_in[name]} of {len(description.sample)} pairs of the contact sheet")
-    for name, error in failed.items():
-        output.note(f"m2ib-audit: the detector {name} failed on some pairs, such as: {error}")
+    for name, fault in failed.items():
+        output.note(f"m2ib-audit: the detector {name} failed on some pairs, such as: {fault}")
     output.say(f"contact sheet: {sheet}")
     if as_json:
         keys = ("format", "pairs", "images", "captions", "duplicates", "errors", "digest")

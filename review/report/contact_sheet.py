@@ -162,7 +162,8 @@ def _build_sheet(corpus: Corpus, pairs: Sequence[Pair], find_boxes: FindBoxes | 
     """Return name, caption and picture of each pair; a picture that cannot be read is replaced by the reason."""
     cells = []
     for pair in pairs:
-        picture, problem, found = None, None, {}
+        picture, problem = None, None
+        found: Mapping[str, Sequence[drawing.Box]] = {}
         try:
             pixels = corpus.read_image(pair.place).pixels
             if find_boxes:

@@ -5,7 +5,8 @@ Regions are covered and phrases left out. The p values of all tests of a run are
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
+from functools import cache, partial
 from typing import Any
 
 from prefect import task
@@ -14,7 +15,7 @@ import sql
 from tasks.execution import TASK_OPTIONS
 from tasks.interventions.phrases import PhraseInterventions
 from tasks.interventions.regions import RegionInterventions
-from tasks.interventions.samples import InterventionPlan, NotMeasurableError, load_samples
+from tasks.interventions.samples import InterventionPlan, NotMeasurableError, Samples, load_samples
 from tasks.interventions.statistics import Evidence, adjust_p_values, bootstrap_interval, evaluate, explain_failure
 from tasks.lake.run import Run
 from tasks.parts import Part, Rows, chunks, make_parts, remove_parts
@@ -104,14 +105,19 @@ def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
 
 
 def _test_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
-    def compute() -> Iterator[dict[str, Any]]:
-        samples = load_samples(run, plan)
-        regions, phrases = RegionInterventions(samples), PhraseInterventions(samples)
-        samples.load(pair_id for finding in part.work for pair_id in finding["pair_ids"])
-        for finding in part.work:
-            yield from _test_finding(finding, phrases if finding["side"] == "text" else regions, plan)
+    """Return the rows of a part. Each finding has a file of its own, so that an interrupt loses or waits for little."""
 
-    return part.rows(run, compute)
+    @cache
+    def load() -> Samples:
+        samples = load_samples(run, plan)
+        samples.load(pair_id for finding in part.work for pair_id in finding["pair_ids"])
+        return samples
+
+    def compute(finding: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        interventions = (PhraseInterventions if finding["side"] == "text" else RegionInterventions)(load())
+        return _test_finding(finding, interventions, plan)
+
+    return [row for one in part.work for row in replace(part, work=one).rows(run, partial(compute, one))]
 
 
 @task(name="test", task_run_name="test-{part.index}", **TASK_OPTIONS)

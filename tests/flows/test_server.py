@@ -94,6 +94,17 @@ def test_a_server_that_does_not_answer_is_reported(monkeypatch, silent_server, t
         pytest.fail("the flow was imported")
 
 
+def test_a_server_that_is_down_is_reported():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+    with (
+        temporary_settings({PREFECT_API_URL: url}),
+        pytest.raises(AuditError, match=rf"the Prefect server {url} cannot be reached \(.*refused.*\); check it"),
+        start_server(),
+    ):
+        pytest.fail("the flow was imported")
+
+
 def test_setting_up_notifications_reports_a_server_that_does_not_answer(monkeypatch, silent_server):
     monkeypatch.setattr(server, "_SECONDS_TO_ANSWER", 0.2)
     with temporary_settings({PREFECT_API_URL: silent_server}):
@@ -125,6 +136,7 @@ def test_server_that_cannot_start_is_reported(environment, tmp_path):
 )
 def test_no_server_is_started_beside_that_of_the_user(monkeypatch, settings, temporary):
     monkeypatch.setattr(server.subprocess, "Popen", lambda *_, **__: pytest.fail("a server was started"))
+    monkeypatch.setattr(server, "check_server", lambda: None)
     before = dict(os.environ)
     check = lambda: pytest.fail("the flow makes this check")  # noqa: E731
     with temporary_settings(settings), start_server(temporary, check):

@@ -113,6 +113,24 @@ def test_a_run_with_a_failed_shard_completes_with_errors(run_audit, config):
 
 
 @pytest.mark.slow
+def test_two_audits_of_a_corpus_store_the_same_rows(run_audit, config):
+    """DuckDB's threads read the files of the shards in any order, and add in any order."""
+    found = []
+    for _ in range(2):
+        result = run_audit(config)
+        with sql.connect(config.lake.root, result.run_id) as connection:
+            found.append(
+                [
+                    sql.read(connection, f"SELECT * EXCLUDE ({own}) FROM {table} ORDER BY ALL")
+                    for table, own in (
+                        ("region_shares", "run_id"), ("findings", "run_id"), ("alerts", "run_id, alert_id, raised_at"),
+                    )
+                ]
+            )  # fmt: skip
+    assert all(found[0])
+    assert found[0] == found[1]
+
+
 def test_start_of_the_command_is_the_first_stage(run_audit, config):
     with begin.on_begin(lambda _: None, monotonic() - 100):
         result = run_audit(config)

@@ -80,6 +80,28 @@ def test_parts_of_any_order_give_the_rows_of_the_whole_stage(run_with_findings, 
     assert not list(run.folder.glob("parts/*"))
 
 
+def test_findings_of_a_part_that_was_interrupted_are_not_tested_again(run_with_findings, use_toy_model, monkeypatch):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
+    work = [finding for part in plan_tests(run, plan) for finding in part.work]
+    (part,) = make_parts(run, "confirm", [work])
+    tested = []
+
+    def test(finding, *_):
+        tested.append(finding["region"])
+        if len(tested) == 3:
+            raise KeyboardInterrupt
+        yield {"region": finding["region"]}
+
+    monkeypatch.setattr(confirm_stage, "_test_finding", test)
+    with pytest.raises(KeyboardInterrupt):
+        confirm_stage._test_part(run, plan, part)
+    regions = [finding["region"] for finding in work]
+    assert confirm_stage._test_part(run, plan, part) == [{"region": region} for region in regions]
+    assert tested == [*regions, regions[2]]
+    assert len(regions) == 3
+
+
 def test_a_stage_that_was_interrupted_computes_only_the_parts_without_a_file(
     run_with_findings, use_toy_model, monkeypatch
 ):
@@ -87,11 +109,11 @@ def test_a_stage_that_was_interrupted_computes_only_the_parts_without_a_file(
     use_toy_model(1.0)
     tested, test = [], confirm_stage._test_finding
 
-    def spy(connection, finding, *others):
+    def spy(finding, *others):
         tested.append(finding["region"])
         if len(tested) == 2:
             raise KeyboardInterrupt
-        return test(connection, finding, *others)
+        return test(finding, *others)
 
     monkeypatch.setattr(confirm_stage, "_test_finding", spy)
     with pytest.raises(KeyboardInterrupt):

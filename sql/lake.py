@@ -40,7 +40,12 @@ TABLES = (
     *("confirmations", "self_audits", "alerts", "lives", "notifications", "validations"),
 )
 """Tables that runs store as Parquet files."""
-LEDGER_TABLES = {"reviews": "review", "countersigns": "countersign", "sign_offs": "sign_off"}
+LEDGER_TABLES = {
+    "reviews": "review",
+    "countersigns": "countersign",
+    "sign_offs": "sign_off",
+    "overlay_names": "name",
+}
 """Tables that are read from the ledger. The value is the kind of the records that become the rows of the table."""
 COMPLETE = ("completed", "completed_with_errors")
 """Statuses of a run that completed all stages. Its files no longer change, and later runs can be compared with it."""
@@ -327,7 +332,7 @@ def _define_decisions(connection: Connection, records: Iterable[ledger.Record]) 
 
 
 def _decision_row(record: ledger.Record) -> dict[str, Any]:
-    """Convert a record of a review, second signature or sign-off to a row of its table (`LEDGER_TABLES`)."""
+    """Convert a record that a person added to a row of its table (`LEDGER_TABLES`)."""
     reviewer, until = record.body["reviewer"], record.body.get("until")
     row: dict[str, Any] = {"number": record.number, "signed_at": record.time}
     row |= {"sha256": record.sha256, "key_id": record.key_id}

@@ -27,7 +27,7 @@ from stores.urls import Root
 
 FOLDER = "ledger"
 HEAD = "HEAD"
-KINDS = ("run", "rewrite", "report", "review", "countersign", "sign_off")
+KINDS = ("run", "rewrite", "report", "review", "countersign", "sign_off", "name")
 """Kinds of records.
 
 - `run`: a run ended
@@ -36,6 +36,7 @@ KINDS = ("run", "rewrite", "report", "review", "countersign", "sign_off")
 - `review`: a person reviewed an alert
 - `countersign`: a second person signed a review or a sign-off
 - `sign_off`: a person signed off a run
+- `name`: a person named a recurring overlay
 """
 BEGINNING = "0" * 64
 """Value of `Record.prev` in the first record of a ledger."""

@@ -1,4 +1,4 @@
-"""Record decisions, second signatures and sign-offs in the ledger of the lake.
+"""Record decisions, second signatures, sign-offs and names of overlays in the ledger of the lake.
 
 Nothing is overwritten: a new decision is a new record. The view `triage` has the decision that is in force.
 """
@@ -21,6 +21,7 @@ from stores.ledger import Record
 _Result = TypeVar("_Result")
 
 MAX_REASON_CHARS: Final = 4000
+MAX_OVERLAY_NAME_CHARS: Final = 60
 _MAX_NAME_CHARS: Final = 200
 _EVIDENCE_COLUMNS: Final = (
     *("state", "severity", "n", "share", "area", "effect", "score_effect", "score_low", "score_high", "margin"),
@@ -206,6 +207,34 @@ def sign_off(
     return ledger.append(lake, "sign_off", body, signer, check)
 
 
+def name_overlay(
+    lake: Root, reviewer: Reviewer, run_id: str, region: str, name: str, *, signer: SigningKey | None = None
+) -> Record:
+    """Record the name that a reviewer gives to a recurring overlay of a run, and return the record.
+
+    The name is shown next to the number of the overlay, also in other runs of the audit. The newest name counts.
+
+    Raises:
+        DecisionError: The name or the reviewer is invalid, or the run has no such overlay.
+    """
+    _check_reviewer(reviewer)
+    name = " ".join(name.split())
+    if not 0 < len(name) <= MAX_OVERLAY_NAME_CHARS or not name.isprintable():
+        raise DecisionError(
+            f"name: got {name[:MAX_OVERLAY_NAME_CHARS]!r}, expected one line of at most {MAX_OVERLAY_NAME_CHARS} "
+            "characters, such as PORT tag; enter it again"
+        )
+    _load_manifest(lake, run_id)
+    with sql.connect(lake, run_id) as connection:
+        known = [row["region"] for row in sql.rows(connection, "review/overlays_of_run", run_id=run_id)]
+    if region not in known:
+        raise DecisionError(
+            f"overlay: got {region!r}, expected one of run {run_id}: {', '.join(known) or 'none'}; choose one"
+        )
+    body = {"run_id": run_id, "region": region, "name": name, "reviewer": asdict(reviewer)}
+    return ledger.append(lake, "name", body, signer)
+
+
 def query_decisions(
     lake: Root, manifest: Mapping[str, Any], query: Callable[[sql.Connection], _Result]
 ) -> tuple[_Result, str | None]:
@@ -243,8 +272,9 @@ def _check_choice(field: str, value: str, expected: Iterable[str]) -> None:
         raise DecisionError(f"{field}: got {value!r}, expected one of {', '.join(expected)}; choose one")
 
 
-def _check_reviewer(reviewer: Reviewer, meaning: str) -> None:
-    _check_choice("meaning", meaning, MEANING_LABELS)
+def _check_reviewer(reviewer: Reviewer, meaning: str | None = None) -> None:
+    if meaning is not None:
+        _check_choice("meaning", meaning, MEANING_LABELS)
     _check_choice("identity", reviewer.identity, IDENTITY_LABELS)
     for field, value in (("name", reviewer.name), ("role", reviewer.role)):
         if not value.strip() or len(value) > _MAX_NAME_CHARS or not value.isprintable():

@@ -8,6 +8,7 @@ import itertools
 import pytest
 
 import sql
+from review.evidence.decisions import Reviewer, name_overlay
 from tasks import notify as stage
 from tasks.notify import store_alert_history
 from tasks.settings import NotifyConfig
@@ -307,6 +308,24 @@ def test_an_overlay_keeps_its_identity_over_many_runs_and_one_with_other_setting
     assert [row["life"] for row in rows] == ["new", "still_firing", "not_seen", "still_firing"]
     assert len({row["life_id"] for row in rows}) == 1
     assert (rows[-1]["region"], rows[-1]["lasting_region"]) == ("stamp 3", f"stamp 1 of {runs[0].run_id}")
+
+
+def test_the_newest_name_of_an_overlay_holds_in_all_runs_of_its_audit(add_run):
+    place, elsewhere = (0.1, 0.1), (0.7, 0.7)
+    first = add_run(alert("stamp 1"), overlays=[overlay(1, place), overlay(2, elsewhere, template=(0.0, 1.0, 0.0))])
+    other_audit = add_run(alert("stamp 1"), overlays=[overlay(1, place)], model="another")
+    second = add_run(alert("stamp 2"), overlays=[overlay(1, elsewhere, IDS[4:], (0.0, 0.0, 1.0)), overlay(2, place)])
+    reviewer = Reviewer("Ann", "radiologist", "declared")
+    name_overlay(first.lake, reviewer, first.run_id, "stamp 1", "a tag")
+    name_overlay(first.lake, reviewer, second.run_id, "stamp 2", "PORT tag")
+    name_overlay(first.lake, reviewer, other_audit.run_id, "stamp 1", "another audit")
+    with sql.connect(first.lake) as connection:
+        rows = sql.read(connection, "SELECT run_id, region, name FROM overlay_names ORDER BY run_id, region")
+    assert [tuple(row.values()) for row in rows] == [
+        (first.run_id, "stamp 1", "PORT tag"),
+        (other_audit.run_id, "stamp 1", "another audit"),
+        (second.run_id, "stamp 2", "PORT tag"),
+    ]
 
 
 def test_alerts_of_a_release_that_stored_no_history_continue(add_run):

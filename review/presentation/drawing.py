@@ -7,7 +7,8 @@ scale from 0 to `top`, which the caller chooses and shows.
 import base64
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,15 +71,24 @@ def draw_overlay(view: Image.Image | None, bits: Grid, top: float, regions: Sequ
     return image
 
 
-def draw_mean_map(bits: Grid, top: float, boxes: Sequence[Box]) -> Image.Image:
-    """Draw a mean map at twice the picture size, with numbers if they fit; `top` bits have full color."""
+def draw_mean_map(bits: Grid, top: float, boxes: Sequence[Box], view: Image.Image | None = None) -> Image.Image:
+    """Draw a mean map at twice the picture size, with numbers if they fit; `top` bits have full color.
+
+    With `view`, an average image, the map is drawn over it, and weak patches are more transparent.
+    """
     cell = 2 * picture_size(*bits.shape)[0] // bits.shape[1]
-    ground = np.full((cell * bits.shape[0], cell * bits.shape[1], 3), _DARK_GRAY)
-    image = Image.fromarray(_tint(ground, bits.repeat(cell, axis=0).repeat(cell, axis=1), top))
+    size = (cell * bits.shape[1], cell * bits.shape[0])
+    large = bits.repeat(cell, axis=0).repeat(cell, axis=1)
+    if view is None:
+        image = Image.fromarray(_tint(np.full((size[1], size[0], 3), _DARK_GRAY), large, top))
+    else:
+        ground = np.asarray(view.resize(size).convert("RGB"), dtype=np.float64) * 0.8
+        image = Image.fromarray(_tint(ground, large, top, opacity=0.05 + 0.7 * _scale_level(large, top)))
     draw = ImageDraw.Draw(image)
     for row, column in itertools.product(*(range(count) for count in bits.shape)):
-        corner = (column * cell, row * cell, (column + 1) * cell - 1, (row + 1) * cell - 1)
-        draw.rectangle(corner, outline=(0, 0, 0))
+        if view is None:
+            corner = (column * cell, row * cell, (column + 1) * cell - 1, (row + 1) * cell - 1)
+            draw.rectangle(corner, outline=(0, 0, 0))
         if cell >= 34:
             level = bits[row, column] / top
             text = f"{bits[row, column]:.0f}" if np.isfinite(level) else "?"
@@ -86,6 +96,18 @@ def draw_mean_map(bits: Grid, top: float, boxes: Sequence[Box]) -> Image.Image:
             middle = ((column + 0.5) * cell, (row + 0.5) * cell)
             draw.text(middle, text, fill=ink, font=ImageFont.load_default(min(26, cell * 0.4)), anchor="mm")
     return draw_outline(image, boxes, width=4)
+
+
+def draw_template(overlay: Mapping[str, Any]) -> Image.Image | None:
+    """Draw the template of a recurring overlay (a row of `overlays`) in gray, enlarged; None if it is not complete."""
+    shape = tuple(overlay[key] or 0 for key in ("channels", "height", "width"))
+    if min(shape) < 1 or len(overlay["template"] or ()) != int(np.prod(shape)):
+        return None
+    contrast = np.nan_to_num(np.array(overlay["template"], dtype=np.float64).reshape(shape).mean(axis=0))
+    level = contrast / (2 * np.abs(contrast).max() or 1.0) + 0.5  # the background is medium gray
+    image = Image.fromarray((255 * level).round().astype(np.uint8))
+    scale = max(1, SIDE // max(image.size))
+    return image.resize((scale * image.width, scale * image.height), Image.Resampling.NEAREST)
 
 
 def draw_color_scale(color_map: str = "inferno") -> Image.Image:
@@ -149,10 +171,12 @@ def _encode(image: Image.Image, **settings: object) -> bytes:
     return file.getvalue()
 
 
-def _tint(ground: NDArray[np.float64], bits: Grid, top: float, color_map: str = "inferno") -> NDArray[np.uint8]:
+def _tint(
+    ground: NDArray[np.float64], bits: Grid, top: float, color_map: str = "inferno", opacity: Grid | None = None
+) -> NDArray[np.uint8]:
     level = _scale_level(bits, top)
     color = _to_colors(level, color_map)
-    opacity = (_OPACITY * np.minimum(level / _OPAQUE_LEVEL, 1))[..., None]
+    opacity = (_OPACITY * np.minimum(level / _OPAQUE_LEVEL, 1) if opacity is None else opacity)[..., None]
     mixed: NDArray[np.uint8] = (ground * (1 - opacity) + color * opacity).round().astype(np.uint8)
     return mixed
 

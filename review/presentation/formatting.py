@@ -118,9 +118,14 @@ def format_slice_label(slice_kind: str, name: str, escape: Escape = _isolate_lin
 
 
 def format_alert(alert: Mapping[str, Any], escape: Escape = _isolate_line) -> str:
-    """Format an alert as a sentence without a period, whose wording depends on the alert's state."""
+    """Format an alert as a sentence without a period, whose wording depends on the alert's state.
+
+    If the row has `region_name`, the name that a person gave to a recurring overlay, the sentence contains it.
+    """
     verb = "the score relies on" if alert["state"] == "confirmed" else "attribution concentrates on"
     region = format_region(alert["region"], escape)
+    if name := alert.get("region_name"):
+        region += f" (“{escape(name)}”)"
     return f"{verb} {region} {format_slice(alert['slice_kind'], alert['slice'], escape)}"
 
 
@@ -361,6 +366,14 @@ def format_time(value: str | datetime | None) -> str:
     except ValueError:
         return str(value)
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def format_run(run_id: str) -> str:
+    """Format the id of a run as the time at which it started, such as "2026-11-28 21:58"; other text is unchanged."""
+    try:
+        return f"{datetime.strptime(run_id.partition('-')[0], '%Y%m%dT%H%M%S'):%Y-%m-%d %H:%M}"
+    except ValueError:
+        return run_id
 
 
 def format_json(value: Any) -> str:

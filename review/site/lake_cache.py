@@ -25,6 +25,8 @@ MAX_CONNECTIONS: Final = 8
 """Maximum number of open connections to one run or a few, and of open corpora."""
 MAX_RESULTS: Final = 1024
 MAX_PICTURES: Final = 400
+MAX_SMALL_VIEWS: Final = 4000
+"""Maximum number of small gray images in memory, each about 10 kB."""
 MAX_REPORTS: Final = 8
 MEMORY: Final = "1GB"
 """Memory limit of the queries on one connection."""
@@ -54,6 +56,7 @@ class LakeCache:
         self.corpus_lock = threading.Lock()
         """Lock for reading images, because the reader of a corpus keeps a file open."""
         self.pictures: LRUCache[Hashable, Any] = LRUCache(MAX_PICTURES)
+        self.small_views: LRUCache[Hashable, bytes] = LRUCache(MAX_SMALL_VIEWS)
         self.reports: LRUCache[Hashable, bytes] = LRUCache(MAX_REPORTS)
         self._remote_corpora = remote_corpora
         self._lock = threading.RLock()

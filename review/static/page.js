@@ -5,7 +5,7 @@
   const one = (selector) => document.querySelector(selector);
 
   // Rows of the first list of the page: j and k.
-  const rows = () => all("table.rows tbody tr, ul.cards > li").filter((row) => row.querySelector("a[href]"));
+  const rows = () => all("table.rows tbody tr, ul.cards > li, ol.queue > li").filter((row) => row.querySelector("a[href]"));
   const move = (step) => {
     const list = rows();
     if (!list.length) return;
@@ -22,6 +22,7 @@
     k: () => move(-1),
     n: () => follow("next"),
     p: () => follow("prev"),
+    u: () => press("a[data-undecided]"),
     o: () => press("#overlay-shown"),
     r: () => press("#outlines-shown"),
     "/": () => { const field = one("form.filters input:not([type=hidden]), form.filters select"); if (field) { const fold = field.closest("details"); if (fold) fold.open = true; field.focus(); } },
@@ -42,6 +43,12 @@
     });
     for (const field of all("[data-submits]", form)) field.addEventListener("change", () => form.requestSubmit());
   }
+
+  // A hint above tables that are wider than the window.
+  const mark = () => { for (const box of all(".box")) box.classList.toggle("scrolls", box.scrollWidth > box.clientWidth + 1); };
+  mark();
+  addEventListener("resize", mark);
+  for (const fold of all("details")) fold.addEventListener("toggle", mark);
 
   // Overlay of the pair pages.
   const shown = one("#overlay-shown");

@@ -4,6 +4,8 @@
 -- $words: in region, slice or rule. $sort: effect, share, n, cost, region, slice, run; else independent alerts that wait for a decision first, then by strength. `found` counts all of them.
 SELECT
     a.* EXCLUDE (pair_ids),
+    a.pair_ids[1] AS example,
+    o.name AS region_name,
     r.model,
     r.corpus,
     audit_id(r.corpus, r.model) AS audit_id,
@@ -17,6 +19,7 @@ JOIN runs AS r USING (run_id)
 LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
 LEFT JOIN lives AS l ON l.run_id = a.run_id AND l.alert_id = a.alert_id
 LEFT JOIN triage AS t ON t.run_id = a.run_id AND t.alert_id = a.alert_id
+LEFT JOIN overlay_names AS o ON o.run_id = a.run_id AND o.region = a.region
 WHERE
     ($audit IS NULL OR audit_id(r.corpus, r.model) = $audit)
     AND (

@@ -53,7 +53,7 @@
   const behind = (element) => {
     for (let at = element; at; at = at.parentElement) {
       const style = getComputedStyle(at);
-      if (style.backgroundImage !== "none") return null;
+      if (style.backgroundImage !== "none" && !at.matches(".box")) return null; // the shadows of a table lie outside its text
       const colour = rgba(style.backgroundColor);
       if (colour[3] === 255) return colour;
       if (colour[3] > 0) return null;

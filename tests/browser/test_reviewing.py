@@ -116,6 +116,24 @@ def test_list_is_navigated_by_keys(site, visit, paths):
     assert page.get_by_label("Reason").input_value() == "no key: jjnp?"
 
 
+def test_decision_stays_in_view_and_has_only_the_fields_that_apply(site, visit, paths):
+    page = visit(site())
+    page.goto(paths["alert"])
+    page.get_by_role("heading", name="Random examples").scroll_into_view_if_needed()
+    assert page.evaluate("scrollY") > 300
+    assert page.get_by_role("heading", name="Decision").first.bounding_box()["y"] >= 0  # beside the evidence
+    until = page.get_by_label("Waived until")
+    assert not until.is_visible()
+    page.get_by_role("radio", name="Waived").check()
+    assert until.is_visible()
+    send_decision(page, "Benign", "a marker of the machine")
+    assert "Recorded just now" in page.locator("#decision").inner_text()
+    assert not page.get_by_label("Reason").is_visible()  # no empty form
+    page.keyboard.press("u")
+    page.wait_for_url(f"{paths['alert'][:-1]}1")
+    assert page.get_by_label("Your name").input_value() == "Ann Example"
+
+
 def test_injected_caption_is_escaped(site, visit, paths):
     page = visit(site())
     for path in (paths["injected"], f"{paths['run']}/pairs", paths["alert"], f"{paths['run']}/sample", "/"):

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.presentation.formatting import format_alert, format_region_label
+from review.presentation.formatting import format_alert, format_region_label, format_run
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards
 from review.site.pages.decisions import get_alert_decision, get_form_values
@@ -16,7 +16,15 @@ from review.site.pages.rendering import Lake, get_choice, get_number, get_text, 
 
 router = APIRouter()
 TEXT_FILTERS: Final = ("audit", "model", "corpus", "rule", "region", "slice", "words")
-SORT_KEYS: Final = ("effect", "share", "n", "cost", "region", "slice", "run")
+SORT_KEYS: Final = {
+    "effect": "concentration",
+    "cost": "score loss",
+    "share": "share",
+    "n": "pairs",
+    "region": "region",
+    "slice": "slice",
+    "run": "run",
+}
 CHOICES: Final = {
     "severity": ("high", "medium", "low"),
     "state": ("confirmed", "suspected"),
@@ -53,6 +61,7 @@ def show_alerts(request: Request, lake: Lake) -> Response:
     }
     choices = lake.query("review/page_filter_choices")
     runs = list_options(row["run_id"] for row in choices)[::-1]
+    models = {row["run_id"]: row["model"] for row in choices}
     return render_list(
         request,
         "alerts",
@@ -63,7 +72,9 @@ def show_alerts(request: Request, lake: Lake) -> Response:
         run=run,
         choices={
             "audit": list_audits(lake),
-            "run": {"newest": "newest of each audit", "all": "all runs"} | {name: name for name in runs},
+            "run": {"newest": "newest of each audit", "all": "all runs"}
+            | {name: f"{format_run(name)}, {models[name]}" for name in runs},
+            "sort": SORT_KEYS,
             **{name: list_options(row[name] for row in choices) for name in ("model", "corpus", "rule")},
             "region": {name: format_region_label(name) for name in list_options(row["region"] for row in choices)},
             **CHOICES,
@@ -88,7 +99,11 @@ def list_followers(alerts: Sequence[dict[str, Any]], leader: dict[str, Any]) -> 
 def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Response:
     """Show one alert with its evidence, decisions and history."""
     manifest = lake.read_manifest(run_id)
-    alerts = lake.query_run(run_id, "review/alerts_of_run")
+    overlays = {row["region"]: row for row in lake.query("review/overlays_of_run", run_id=run_id)}
+    alerts = [
+        row | {"region_name": overlays.get(row["region"], {}).get("name")}
+        for row in lake.query_run(run_id, "review/alerts_of_run")
+    ]
     place = next((place for place, row in enumerate(alerts) if row["alert_id"] == alert_id), None)
     if place is None:
         raise UnknownError(f"Run {run_id} has no alert {alert_id}.")
@@ -104,6 +119,7 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
     history = list_history(lake, run_id, alert_id)
     cards = make_cards(lake, run_id, dict.fromkeys([*strongest, *sample]), [alert["region"]])
     by_id = {card["row"]["pair_id"]: card for card in cards}
+    undecided = {row["alert_id"] for row in lake.query("review/undecided_alerts", run_id=run_id)} - {alert_id}
     return render_page(
         request,
         "alert",
@@ -112,7 +128,8 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
         manifest=manifest,
         alert=alert,
         tests=tests,
-        measured=[test for test in tests if test["effect"] is not None],
+        strips=place_tests([test for test in tests if test["effect"] is not None]),
+        overlay=overlays.get(alert["region"]),
         mean_maps=mean_maps,
         mean_scale=max((float(each.bits.max()) for each in mean_maps.values()), default=0.0),
         has_common_boxes=bool(list_common_boxes(lake, run_id, alert["region"])),
@@ -126,10 +143,24 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
         no_corpus=lake.explain_missing_corpus(run_id),
         previous=alerts[place - 1] if place else None,
         following=alerts[place + 1] if place + 1 < len(alerts) else None,
+        undecided=len(undecided),
+        next_undecided=next((row for row in alerts[place:] + alerts[:place] if row["alert_id"] in undecided), None),
         number=place + 1,
         total=len(alerts),
         decision=get_alert_decision(request, run_id, alert_id),
     )
+
+
+def place_tests(tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Place the numbers of tests on one line from 0 to 100, on which all tests are drawn; zero is on it, too."""
+    keys = ("low", "high", "effect", "control_drop", "floor")
+    values = [0.0, *(test[key] for test in tests for key in keys if test[key] is not None)]
+    low, width = min(values), (max(values) - min(values)) or 1.0
+    return [
+        {"fill": test["fill"], "zero": round(3 - 94 * low / width, 2)}
+        | {key: None if test[key] is None else round(3 + 94 * (test[key] - low) / width, 2) for key in keys}
+        for test in tests
+    ]
 
 
 def list_history(lake: LakeCache, run_id: str, alert_id: str) -> list[dict[str, Any]]:

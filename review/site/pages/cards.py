@@ -32,8 +32,9 @@ def make_cards(
     """Make cards of pairs, in the order given and on one scale; ids that the run does not have are skipped.
 
     A card has the values that templates show: the pair's row, the boxes of outlined regions (x, y, width and height in
-    pixels), and the tokens. `regions` are outlined and listed; None selects regions whose share of attribution is at
-    least twice their area. `scale_bits` is the top of the color scale, by default the bits of the strongest patch.
+    pixels), and the tokens. `regions` are outlined and listed; None selects overlays, and regions whose share of
+    attribution is at least twice their area. `scale_bits` is the top of the color scale, by default the bits of the
+    strongest patch.
     """
     pair_ids = list(pair_ids)
     album = Album(lake.connect_runs(run_id), run_id, pair_ids, None)
@@ -46,8 +47,11 @@ def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None,
     width, height = drawing.picture_size(row["grid_h"] or 1, row["grid_w"] or 1)
     shares = album.region_shares[row["pair_id"]]
     if regions is None:
-        salient = (each for each in shares if each.side == "image" and each.share is not None)
-        regions = [each.region for each in salient if (each.share or 0.0) >= 2 * each.area > 0]
+        regions = [
+            each.region
+            for each in shares
+            if each.side == "image" and (each.region.startswith("stamp ") or (each.share or 0.0) >= 2 * each.area > 0)
+        ]
     boxes = album.outlines(row["pair_id"])
     return {
         "row": row,

@@ -6,9 +6,10 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 import sql
+from review.presentation.formatting import format_run
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards, round_up
-from review.site.pages.pictures import explain_missing_picture, get_bits, load_pair, resize_map
+from review.site.pages.pictures import explain_missing_picture, get_bits, load_pair, preload_pairs, resize_map
 from review.site.pages.rendering import Lake, get_text, render_list, render_page
 
 router = APIRouter()
@@ -20,7 +21,7 @@ def show_comparison(request: Request, lake: Lake) -> Response:
     left, right = get_text(request, "left"), get_text(request, "right")
     pair_id = get_text(request, "pair")
     choices = {
-        row["run_id"]: f"{row['run_id']}: {row['model']} on {row['corpus']}"
+        row["run_id"]: f"{format_run(row['run_id'])}: {row['model']} on {row['corpus'].rstrip('/').rpartition('/')[2]}"
         for row in sorted(lake.query("review/page_filter_choices"), key=lambda row: row["run_id"], reverse=True)
     }
     values: dict[str, Any] = {"title": "Compare", "choices": choices, "left": left, "right": right}
@@ -30,7 +31,12 @@ def show_comparison(request: Request, lake: Lake) -> Response:
     if pair_id:
         comparison = _compare_pair(lake, (left, right), pair_id)
         return render_page(request, "compare", manifests=manifests, comparison=comparison, **values)
-    connection = lake.connect_runs(left, right)
+    connection, runs = lake.connect_runs(left, right), (left, right)
+
+    def preload(rows: list[dict[str, Any]]) -> None:
+        for run_id in runs:
+            preload_pairs(lake, run_id, [row["pair_id"] for row in rows])
+
     alerts = sql.rows(connection, "review/page_compared_alerts", left=left, right=right)
     return render_list(
         request,
@@ -38,6 +44,7 @@ def show_comparison(request: Request, lake: Lake) -> Response:
         connection,
         "review/page_compared_pairs",
         {"left": left, "right": right, "words": get_text(request, "words")},
+        preload=preload,
         alerts=[row for row in alerts if row["explained_by"] is None],
         followers=sum(row["explained_by"] is not None for row in alerts),
         **values,

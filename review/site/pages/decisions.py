@@ -1,10 +1,10 @@
-"""Forms with which reviewers decide about alerts, sign off runs, and add a second signature."""
+"""Forms with which reviewers decide about alerts, sign off runs, add a second signature, and name overlays."""
 
 import hashlib
 from collections.abc import Mapping
 from datetime import date
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
@@ -30,7 +30,9 @@ def get_form_values(request: Request) -> dict[str, Any]:
     """Return values that every signing form shows: visitor, choices, the last decision, and the previous input."""
     visitor: Visitor = request.state.visitor
     (last,) = get_lake(request).query("review/last_review")
-    form = getattr(request.state, "form", {})
+    form = getattr(request.state, "form", None)
+    if form is None:
+        form = _recall_signer(request)
     return {
         "visitor": visitor,
         "decisions": {name: format_decision(name, describe=True) for name in DECISION_DESCRIPTIONS},
@@ -74,6 +76,26 @@ def get_sign_off(request: Request, run_id: str) -> dict[str, Any]:
         "signed": [row | {"may_countersign": _may_countersign(request, row["reviewer"])} for row in signed],
         "state": hashlib.sha256(repr(state).encode()).hexdigest()[:16],
     }
+
+
+def _signer_cookie(request: Request) -> str:
+    return f"m2ib-{request.app.state.settings.port}-signer"
+
+
+def _recall_signer(request: Request) -> dict[str, str]:
+    """Return the name and role that were declared last in this session of the browser, to fill in forms."""
+    name, _, role = unquote(request.cookies.get(_signer_cookie(request), "")).partition("\n")
+    return {"name": name, "role": role}
+
+
+def _redirect(request: Request, target: str) -> Response:
+    """Redirect after a record was added; the browser keeps a declared name and role until it is closed."""
+    response = RedirectResponse(target, 303)
+    if request.state.visitor.identity == "declared":
+        form: ImmutableMultiDict[str, str] = request.state.form
+        signer = quote("\n".join(form.get(key, "").strip() for key in ("name", "role")), safe="")
+        response.set_cookie(_signer_cookie(request), signer, httponly=True, samesite="strict")
+    return response
 
 
 def _may_countersign(request: Request, first_signer: str | None) -> bool:
@@ -151,7 +173,7 @@ def decide(request: Request, run_id: str, alert_id: str) -> Response:
         try:
             record = _record_decision(request, _check_signer(request), run_id, alert_id)
             target = f"/runs/{quote(run_id)}/alerts/{quote(alert_id)}?recorded={record.number}#decision"
-            return RedirectResponse(target, 303)
+            return _redirect(request, target)
         except DecisionError as refusal:
             error = str(refusal)
     decision = get_alert_decision(request, run_id, alert_id)
@@ -183,7 +205,7 @@ def decide_many(request: Request) -> Response:
                 except DecisionError as refusal:
                     refused[name] = str(refusal)
     if error is None and not refused:
-        return RedirectResponse(target, 303)
+        return _redirect(request, target)
     return render_page(
         request,
         "decide_many",
@@ -214,6 +236,24 @@ def countersign(request: Request, number: int) -> Response:
     return RedirectResponse(target, 303)
 
 
+@router.post("/runs/{run_id}/overlays/{region}/name")
+def name_overlay(request: Request, run_id: str, region: str) -> Response:
+    """Record the name of a recurring overlay. It is no signature, so no password is needed."""
+    form: ImmutableMultiDict[str, str] = request.state.form
+    visitor: Visitor = request.state.visitor
+    reviewer = visitor.reviewer or Reviewer(form.get("name", "").strip(), form.get("role", "").strip(), "declared")
+    target, signer = get_local_path(form.get("next")), request.app.state.settings.signer
+    try:
+        decisions.name_overlay(
+            get_lake(request).lake, reviewer, run_id, region, form.get("overlay_name", ""), signer=signer
+        )
+    except DecisionError as error:
+        overlay = {"region": region, "run_id": run_id, "name": form.get("overlay_name", "")}
+        values = {"overlay": overlay, "next": target, "error": str(error), "form": get_form_values(request)}
+        return render_page(request, "name_overlay", 409, title="Name an overlay", **values)
+    return _redirect(request, target)
+
+
 @router.api_route("/runs/{run_id}/sign-off", methods=["GET", "POST"])
 def sign_off(request: Request, run_id: str) -> Response:
     """Show the sign-offs of a run and a form for a new one; then the statement to confirm; then record it."""
@@ -240,7 +280,7 @@ def sign_off(request: Request, run_id: str) -> Response:
                 signer=request.app.state.settings.signer,
                 seen=last_record,
             )
-            return RedirectResponse(f"/runs/{quote(run_id)}/sign-off?recorded={record.number}#sign-off", 303)
+            return _redirect(request, f"/runs/{quote(run_id)}/sign-off?recorded={record.number}#sign-off")
         except DecisionError as refusal:
             error = str(refusal)
     status = 409 if error else 200

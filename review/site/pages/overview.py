@@ -13,7 +13,7 @@ from review.site.pages.rendering import Lake, render_page
 router = APIRouter()
 MAX_RUNS: Final = 1000
 """Number of newest runs that the overview counts."""
-LISTED: Final = 10
+LISTED: Final = 8
 """Number of alerts, and of runs, that the overview lists."""
 
 
@@ -25,22 +25,22 @@ def show_overview(request: Request, lake: Lake) -> Response:
     for run in runs:
         audits[run["audit_id"]].append(run)
     waiting = list_alerts(lake, "newest", decision="waiting", alone=True)
-    open_alerts: dict[str, Counter[str]] = defaultdict(Counter)
+    severities: dict[str | None, Counter[str]] = defaultdict(Counter)  # by audit, and of all audits together
     for alert in waiting:
-        open_alerts[alert["audit_id"]][alert["severity"] or alert["state"]] += 1
+        for audit_id in (None, alert["audit_id"]):
+            severities[audit_id][alert["severity"] or "suspected"] += 1
     return render_page(
         request,
         "overview",
         title="Overview",
         audits=audits,
-        newest={audit_id: next(filter(sql.is_complete, audits[audit_id]), None) for audit_id in audits},
-        open_alerts=open_alerts,
+        complete={audit_id: list(filter(sql.is_complete, audits[audit_id])) for audit_id in audits},
+        severities=severities,
         waiting=waiting[:LISTED],
         waiting_count=len(waiting),
         runs=runs[:LISTED],
         runs_count=runs[0]["found"] if runs else 0,
         damage=lake.list_damage(),
-        severities=Counter(alert["severity"] or "suspected" for alert in waiting),
     )
 
 

@@ -6,14 +6,21 @@ from fastapi import APIRouter, Request, Response
 from scipy.stats import binomtest
 
 from review.presentation import drawing
-from review.presentation.formatting import format_region_label, nats_to_bits
+from review.presentation.formatting import format_region_label
 from review.site.lake_cache import LakeCache
-from review.site.pages.cards import make_cards, round_up
-from review.site.pages.pictures import explain_missing_picture, get_color_map, load_pair
+from review.site.pages.cards import make_cards
+from review.site.pages.pictures import explain_missing_picture, get_color_map, get_run_scale, load_pair, preload_pairs
 from review.site.pages.rendering import Lake, get_choice, get_number, get_text, list_options, render_list, render_page
 
 router = APIRouter()
-SORT_KEYS: Final = ("row", "cosine", "bits", "share", "stability", "text")
+SORT_KEYS: Final = {
+    "cosine": "cosine",
+    "bits": "information of the image",
+    "text": "information of the caption",
+    "share": "share of the region",
+    "stability": "similarity with a second seed",
+    "row": "row",
+}
 SLICE_KINDS: Final = ("word", "phrase", "attribute", "cluster", "corpus")
 SAMPLE_SIZE: Final = 20
 
@@ -46,7 +53,10 @@ def show_pairs(request: Request, lake: Lake, run_id: str) -> Response:
         "review/page_pairs",
         filters,
         title="Pairs",
+        preload=lambda rows: preload_pairs(lake, run_id, [row["pair_id"] for row in rows]),
         run_id=run_id,
+        view=get_choice(request, "view", ("gallery",)),
+        sort_keys=SORT_KEYS,
         region=filters["region"],
         alert=alert,
         regions={name: format_region_label(name) for name in regions},
@@ -66,10 +76,7 @@ def show_pair(request: Request, lake: Lake, run_id: str, pair_id: str) -> Respon
     row = load_pair(lake, run_id, pair_id)
     alert = _find_alert(request, lake, run_id)
     outlined = get_text(request, "outline") or alert.get("region")
-    scale_bits = None
-    if get_choice(request, "scale", ("run",)):  # the 99.5th percentile of the strongest patches of the run
-        rows = lake.query_run(run_id, "review/page_map_scale")
-        scale_bits = round_up((nats_to_bits(rows[0]["nats"]) if rows else None) or 1.0)
+    scale_bits = get_run_scale(lake, run_id) if get_choice(request, "scale", ("run",)) else None
     (card,) = make_cards(lake, run_id, [pair_id], [outlined] if outlined else None, scale_bits)
     shares = lake.query_run(run_id, "review/region_shares_of_pairs", pair_ids=[pair_id])
     rows = lake.query_run(run_id, "review/page_neighbors", pair_id=pair_id)

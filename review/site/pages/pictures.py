@@ -1,35 +1,60 @@
-"""Pictures of the pages: images of pairs, their maps as overlays, mean maps, and plots.
+"""Pictures of the pages: images of pairs, their maps as overlays, thumbnails, mean maps, and templates of overlays.
 
 No part of a URL becomes a path: the image of a pair is found by the row that the run stored.
 """
 
 import hashlib
-from collections.abc import Callable
+import io
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
+from PIL import Image
 
+import sql
 from corpora import Place, RowError
 from review.presentation import drawing
 from review.presentation.drawing import Box, Grid
+from review.presentation.formatting import nats_to_bits
 from review.presentation.pairs import MeanMap, average_maps, sum_maps, to_bits_grid
 from review.site.lake_cache import LakeCache, UnknownError
-from review.site.pages import plots
-from review.site.pages.rendering import Lake, get_choice, get_lake, get_number
+from review.site.pages.cards import round_up
+from review.site.pages.rendering import Lake, get_choice, get_number, get_text
 
 router = APIRouter()
 PIXEL_RATIO: Final = 2
 """Pixels of an image file per pixel of the page, for sharp display."""
+AVERAGED_IMAGES: Final = 32
+"""Number of images that are averaged below a mean map."""
 _CACHE_CONTROL: Final = "private, max-age=600"
 
 
 def load_pair(lake: LakeCache, run_id: str, pair_id: str) -> dict[str, Any]:
-    """Load a pair with its attribution. Raises UnknownError."""
-    rows = lake.query_run(run_id, "review/pairs", pair_ids=[pair_id])
-    if not rows:
+    """Load a pair with its attribution, and the `boxes` of each region that it has. Raises UnknownError."""
+    row = lake.cache_for_run(run_id, ("pair", pair_id), lambda: _query_pairs(lake, run_id, [pair_id]).get(pair_id))
+    if row is None:
         raise UnknownError(f"Run {run_id} has no attributed pair {pair_id}.")
-    return rows[0]
+    return row
+
+
+def preload_pairs(lake: LakeCache, run_id: str, pair_ids: Iterable[str]) -> None:
+    """Load pairs with one query, so that the thumbnails of a list need none."""
+    for pair_id, row in _query_pairs(lake, run_id, pair_ids).items():
+        lake.cache_for_run(run_id, ("pair", pair_id), lambda row=row: row)  # type: ignore[misc]
+
+
+def _query_pairs(lake: LakeCache, run_id: str, pair_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    connection, selection = lake.connect_runs(run_id), {"run_id": run_id, "pair_ids": sorted(set(pair_ids))}
+    boxes: dict[tuple[str | None, str], list[Box]] = defaultdict(list)
+    for box in sql.rows(connection, "review/boxes_of_pairs", **selection):
+        boxes[box["pair_id"], box["region"]].append((box["x0"], box["y0"], box["x1"], box["y1"]))
+    return {
+        row["pair_id"]: row
+        | {"boxes": {region: each for (owner, region), each in boxes.items() if owner in (None, row["pair_id"])}}
+        for row in sql.rows(connection, "review/pairs", **selection)
+    }
 
 
 def make_picture(lake: LakeCache, run_id: str, row: dict[str, Any]) -> tuple[str, bytes]:
@@ -48,6 +73,11 @@ def explain_missing_picture(lake: LakeCache, run_id: str, row: dict[str, Any]) -
 
 
 def _encode_image(lake: LakeCache, run_id: str, row: dict[str, Any]) -> tuple[str, bytes]:
+    return drawing.encode_view(_draw_view(lake, run_id, row, PIXEL_RATIO))
+
+
+def _draw_view(lake: LakeCache, run_id: str, row: dict[str, Any], pixel_ratio: int) -> Image.Image:
+    """Read the image of a pair, and draw what the model saw of it. Raises UnknownError if it cannot be shown."""
     # An image without a map has the size of a map of one patch.
     width, height = drawing.picture_size(*(get_bits(row).shape if row["image_map"] else (1, 1)))
     corpus = lake.open_corpus(run_id)
@@ -59,7 +89,20 @@ def _encode_image(lake: LakeCache, run_id: str, row: dict[str, Any]) -> tuple[st
     if image.sha256 != row["image_sha256"]:
         raise UnknownError("The image file has changed since the audit: its sha256 differs.")
     box = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
-    return drawing.encode_view(drawing.draw_view(image.pixels, box, (PIXEL_RATIO * width, PIXEL_RATIO * height)))
+    return drawing.draw_view(image.pixels, box, (pixel_ratio * width, pixel_ratio * height))
+
+
+def _load_small_view(lake: LakeCache, run_id: str, row: dict[str, Any]) -> Image.Image | None:
+    """Return the gray image of a pair at the size of a thumbnail; None if the image cannot be shown."""
+
+    def encode() -> bytes:
+        return drawing.encode_view(_draw_view(lake, run_id, row, 1).convert("L"))[1]
+
+    try:
+        data = lake.get_or_compute(lake.small_views, (run_id, row["pair_id"], row["image_sha256"]), encode)
+    except UnknownError:
+        return None
+    return Image.open(io.BytesIO(data))
 
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/image")
@@ -67,6 +110,30 @@ def send_image(request: Request, lake: Lake, run_id: str, pair_id: str) -> Respo
     """Send the image of a pair, as the model saw it."""
     media_type, data = make_picture(lake, run_id, load_pair(lake, run_id, pair_id))
     return _send(request, data, media_type)
+
+
+@router.get("/runs/{run_id}/pairs/{pair_id}/thumbnail")
+def send_thumbnail(request: Request, lake: Lake, run_id: str, pair_id: str) -> Response:
+    """Send a small picture of a pair: its map over its image, or the map alone if the image cannot be shown.
+
+    The color scale is that of the run. The parameter `outline` names a region to outline, by default all overlays.
+    """
+    row = load_pair(lake, run_id, pair_id)
+    outlined = get_text(request, "outline")
+    boxes = [each for region, each in row["boxes"].items() if is_outlined(region, outlined)]
+    bits, view = get_bits(row), _load_small_view(lake, run_id, row)
+    return _send_view(request, drawing.draw_overlay(view, bits, get_run_scale(lake, run_id), boxes))
+
+
+def is_outlined(region: str, name: str | None) -> bool:
+    """Return whether a region is outlined on a picture: the one with this name, or without a name every overlay."""
+    return region == name if name else region.startswith("stamp ")
+
+
+def get_run_scale(lake: LakeCache, run_id: str) -> float:
+    """Return the top of the color scale of a run, in bits: the 99.5th percentile of the strongest patches."""
+    rows = lake.query_run(run_id, "review/page_map_scale")
+    return round_up((nats_to_bits(rows[0]["nats"]) if rows else None) or 1.0)
 
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/overlay")
@@ -94,7 +161,32 @@ def send_mean_map(request: Request, lake: Lake, run_id: str, alert_id: str, half
         raise UnknownError("The mean map does not exist.")
     scale_bits = max(float(each.bits.max()) for each in maps.values()) or 1.0
     boxes = list_common_boxes(lake, run_id, rows[0]["region"])
-    return _send_png(request, drawing.draw_mean_map(maps[half].bits, scale_bits, boxes))
+    view = _average_views(lake, rows[0], half == "inside")
+    return _send_view(request, drawing.draw_mean_map(maps[half].bits, scale_bits, boxes, view))
+
+
+def _average_views(lake: LakeCache, alert: dict[str, Any], inside: bool) -> Image.Image | None:
+    """Return the average gray image of a sample of an alert's pairs, or of the others; None without images."""
+    run_id, members = alert["run_id"], {key: alert[key] for key in ("region", "slice_kind", "slice")}
+
+    def average() -> Image.Image | None:
+        sample = lake.query_run(run_id, "review/page_imaged_pairs", **members, inside=inside, limit=AVERAGED_IMAGES)
+        rows = _query_pairs(lake, run_id, [row["pair_id"] for row in sample]).values()
+        views = [np.asarray(view, dtype=float) for row in rows if (view := _load_small_view(lake, run_id, row))]
+        return Image.fromarray(np.mean(views, axis=0).round().astype(np.uint8)) if views else None
+
+    if lake.explain_missing_corpus(run_id):
+        return None
+    return lake.get_or_compute(lake.pictures, ("average", run_id, inside, *members.values()), average)
+
+
+@router.get("/runs/{run_id}/overlays/{region}/template")
+def send_template(request: Request, lake: Lake, run_id: str, region: str) -> Response:
+    """Send the template of a recurring overlay, enlarged."""
+    rows = [row for row in lake.query("review/overlays_of_run", run_id=run_id) if row["region"] == region]
+    if not rows or (picture := drawing.draw_template(rows[0])) is None:
+        raise UnknownError(f"Run {run_id} has no template of {region}.")
+    return _send_png(request, picture)
 
 
 @router.get("/scale")
@@ -108,33 +200,13 @@ def get_color_map(request: Request) -> str:
     return get_choice(request, "map", drawing.COLOR_MAPS) or drawing.COLOR_MAPS[0]
 
 
-@router.get("/audits/{audit_id}/trend.svg")
-def send_trend(request: Request, lake: Lake, audit_id: str) -> Response:
-    """Send a plot of an audit's alerts and errors over its runs."""
-    rows = lake.query("review/page_runs", audit=audit_id, status="any", limit=60, offset=0)
-    if not rows or audit_id == "all":
-        raise UnknownError(f"This lake has no audit {audit_id}.")
-    return _send_plot(request, ("trend", repr(rows)), lambda theme: plots.plot_trend(rows[::-1], theme))
-
-
-@router.get("/runs/{run_id}/alerts/{alert_id}/effect.svg")
-def send_effect(request: Request, lake: Lake, run_id: str, alert_id: str) -> Response:
-    """Send a plot of an alert's tests."""
-    rows = lake.query_run(run_id, "review/tests", alert_id=alert_id)
-    tests = [row for row in rows if row["effect"] is not None]
-    if not tests:
-        raise UnknownError(f"Run {run_id} has no tested alert {alert_id}.")
-    return _send_plot(request, ("effect", repr(tests)), lambda theme: plots.plot_effect(tests, theme))
-
-
-def _send_plot(request: Request, key: tuple[str, str], plot: Callable[[str], bytes]) -> Response:
-    theme = get_choice(request, "theme", plots.THEMES) or "light"
-    lake = get_lake(request)
-    return _send(request, lake.get_or_compute(lake.pictures, (*key, theme), lambda: plot(theme)), "image/svg+xml")
-
-
 def _send_png(request: Request, pixels: Any) -> Response:
     return _send(request, drawing.encode_png(pixels), "image/png")
+
+
+def _send_view(request: Request, picture: Image.Image) -> Response:
+    media_type, data = drawing.encode_view(picture)
+    return _send(request, data, media_type)
 
 
 def _send(request: Request, data: bytes, media_type: str) -> Response:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Final
 from urllib.parse import quote, urlencode
@@ -51,6 +51,7 @@ def _make_templates() -> jinja2.Environment:
         "short": lambda text, limit: f"{text[: limit - 1]}…" if text and len(text) > limit else text or "",
         "capital": lambda text: text[:1].upper() + text[1:],
         "last_part": lambda path: path.rstrip("/").rsplit("/", 1)[-1],
+        "sparkline": format_sparkline,
     }
     return templates
 
@@ -70,6 +71,13 @@ def render_page(request: Request, name: str, /, status: int = 200, **values: Any
         )
     )
     return HTMLResponse(text, status)
+
+
+def format_sparkline(values: Sequence[float | None]) -> str:
+    """Return the path of a sparkline in a viewBox of 100 x 24, from zero to the largest value; gaps are left out."""
+    top, step = max((value or 0 for value in values), default=0) or 1, 100 / max(1, len(values) - 1)
+    points = [(step * place, 22 - 20 * value / top) for place, value in enumerate(values) if value is not None]
+    return " ".join(f"{'L' if place else 'M'}{x:.1f} {y:.1f}" for place, (x, y) in enumerate(points))
 
 
 def make_link(request: Request, **changes: Any) -> str:
@@ -110,11 +118,18 @@ def get_number(
 
 
 def render_list(
-    request: Request, name: str, connection: sql.Connection, query: str, filters: Mapping[str, Any], **values: Any
+    request: Request,
+    name: str,
+    connection: sql.Connection,
+    query: str,
+    filters: Mapping[str, Any],
+    *,
+    preload: Callable[[list[dict[str, Any]]], None] | None = None,
+    **values: Any,
 ) -> Response:
     """Render one page of the rows of a query, or send all rows as a download. Raises BadFilterError.
 
-    The column `found` must have the total number of rows, over all pages.
+    The column `found` must have the total number of rows, over all pages. `preload` gets the rows of the page.
     """
     if kind := get_export_format(request):
         return send_table(name, kind, sql.table(connection, query, **filters, limit=MAX_EXPORT_ROWS + 1, offset=0))
@@ -122,6 +137,8 @@ def render_list(
     rows = sql.rows(connection, query, **filters, limit=PAGE_ROWS, offset=PAGE_ROWS * (number - 1))
     if number > 1 and not rows:
         raise BadFilterError(f"page: got {number}, expected a smaller number; the list has fewer pages.")
+    if preload is not None:
+        preload(rows)
     total = rows[0]["found"] if rows else 0
     pages = {"total": total, "number": number, "last": max(1, math.ceil(total / PAGE_ROWS))}
     return render_page(request, name, rows=rows, pages=pages, **values)

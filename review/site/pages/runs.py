@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 import sql
 from review.presentation import formatting
 from review.site.pages.alerts import list_alerts, list_audits
-from review.site.pages.decisions import get_sign_off
+from review.site.pages.decisions import get_form_values, get_sign_off
 from review.site.pages.rendering import Lake, get_choice, get_text, list_options, render_list, render_page
 
 router = APIRouter()
@@ -48,11 +48,13 @@ def show_run(request: Request, lake: Lake, run_id: str) -> Response:
     return render_page(
         request,
         "run",
-        title=f"Run {run_id}",
+        title=f"Run of {formatting.format_run(run_id)}",
         run_id=run_id,
         manifest=manifest,
         headline=formatting.format_headline(manifest, [row for row in alerts if row["explained_by"] is None]),
         alerts=alerts,
+        overlays=lake.query("review/overlays_of_run", run_id=run_id),
+        form=get_form_values(request),
         checks=checks,
         failed=[check for check in checks if not check["success"]],
         suites=[(name, suites[name, True], suites[name, False]) for name in sorted({name for name, _ in suites})],
@@ -87,7 +89,7 @@ def show_errors(request: Request, lake: Lake) -> Response:
         filters,
         title="Errors",
         run=run,
-        runs={"all": "all runs"} | {name: name for name in run_ids},
+        runs={"all": "all runs"} | {name: formatting.format_run(name) for name in run_ids},
         stages=STAGES,
         reasons=list_options([*(row["reason"] for row in reasons), filters["reason"]]),
     )

@@ -64,6 +64,13 @@ def test_mean_maps_of_any_shape_are_drawn(rows, columns):
     assert image.width * rows == image.height * columns
 
 
+def test_incomplete_template_is_not_drawn():
+    overlay = {"channels": 1, "height": 2, "width": 2, "template": [0.0, 0.0, float("nan"), 0.0]}
+    assert drawing.draw_template(overlay).getextrema() == (128, 128)
+    for change in ({"template": [0.0]}, {"template": None}, {"height": 0}):
+        assert drawing.draw_template(overlay | change) is None
+
+
 def test_large_pictures_are_stored_as_jpeg():
     noise = np.random.default_rng(0).integers(0, 256, (288, 288, 3), dtype=np.uint8)
     uri = drawing.encode_data_uri(Image.fromarray(noise))

@@ -189,6 +189,27 @@ def test_decision_under_a_declared_name_is_shown_as_declared(browser_without_use
     assert record.body["reviewer"] == {"name": "Ann Example", "role": "radiologist", "identity": "declared"}
 
 
+def test_declared_name_is_filled_in_until_the_browser_closes(make_site, alert):
+    browsers = make_site(four_eyes=True)
+    browser = browsers().get(alert)
+    browser.send(f"{alert}/decide", **DECISION, name="Zoë “Z” Example", role="radiologist; lead")
+    fields = browser.get(alert[:-1] + "1").read_form(f"{alert[:-1]}1/decide")
+    assert (fields["name"], fields["role"]) == ("Zoë “Z” Example", "radiologist; lead")
+    assert "Expires" not in browser.client.cookies.jar._cookies["127.0.0.1"]["/"]["m2ib-8765-signer"]._rest
+    second = browser.get(alert).read_form("/records/1/countersign")
+    assert (second["name"], second["role"]) == ("", "")  # another person
+    assert browsers().get(alert).read_form(f"{alert}/decide")["name"] == ""
+
+
+def test_next_undecided_alert_follows_a_decision(browser_without_users, alert, run):
+    other = alert[:-1] + "1"
+    browser_without_users.get(alert).send(f"{alert}/decide", **DECISION, **REVIEWER)
+    assert f'<a data-undecided href="{other}">' in browser_without_users.response.text
+    assert "1 other alert of this run is undecided" in browser_without_users.text
+    browser_without_users.get(other).send(f"{other}/decide", **DECISION, **REVIEWER)
+    assert "All alerts of this run are decided. Sign off the run" in browser_without_users.text
+
+
 def test_signed_in_reviewer_signs_with_the_password(make_site, alert, run):
     browser = make_site(with_users=True)().sign_in("ada").get(alert)
     for values in ({}, {"password": ""}, {"password": "wrong"}):

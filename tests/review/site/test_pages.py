@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import hashlib
 import io
 import os
 import re
@@ -20,13 +21,15 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 import sql
-from corpora import Limits
+from corpora import Corpus, Limits
 from flows import cli
 from review.presentation import corpus as audited_corpus
 from review.site.app import create_app
 from review.site.lake_cache import LakeCache
 from review.site.pages import sql_page
+from review.site.pages.alerts import place_tests
 from review.site.pages.pictures import resize_map
+from review.site.pages.rendering import format_sparkline
 from review.site.serve import serve
 from stores import ledger
 
@@ -111,7 +114,7 @@ def test_alerts_are_filtered_by_the_url(get_page):
 
 def test_alerts_are_sorted_by_column_in_both_directions(get_page):
     def list_order(url):
-        return re.findall(r"alerts/alert000000(\d)", get_page(url).html)
+        return list(dict.fromkeys(re.findall(r"alerts/alert000000(\d)", get_page(url).html)))
 
     assert list_order("/alerts?follow=all&sort=effect") == ["0", "1"]
     assert list_order("/alerts?follow=all&sort=effect&order=up") == ["1", "0"]
@@ -415,19 +418,117 @@ def test_sql_page_limits_rows_and_time(get_page, monkeypatch):
     assert time.monotonic() - start < 30
 
 
-def test_plots_are_svg_with_text_elements(client, get_page):
-    (audit,) = re.findall(r'id="audit-([0-9a-f]{12})"', get_page("/").html)
-    for url, label in (
-        (f"/audits/{audit}/trend.svg", "confirmed"),
-        (f"/runs/{RUN}/alerts/alert0000000/effect.svg", "floor"),
-    ):
-        plots = {theme: client.get(f"{url}?theme={theme}") for theme in ("light", "dark")}
-        assert plots["light"].text != plots["dark"].text
-        for response in plots.values():
-            assert response.headers["content-type"] == "image/svg+xml"
-            assert f">{label}</text>" in response.text
-    get_page("/audits/none/trend.svg", 404)
-    get_page("/audits/all/trend.svg", 404)
+def test_tests_are_drawn_on_one_line_with_zero(get_page):
+    page = get_page(f"/runs/{RUN}/alerts/alert0000000")
+    assert len(page.find("path", **{"class": "interval"})) == 3
+    assert "score loss with its 95% interval" in page.text
+    low, high = {"effect": 0.2, "low": -0.1, "high": 0.3}, {"effect": 0.1, "low": None, "high": None}
+    strips = place_tests([test | {"fill": "mean", "control_drop": 0.0, "floor": 0.05} for test in (low, high)])
+    assert [strip["low"] for strip in strips] == [3, None]
+    assert (strips[0]["high"], strips[0]["zero"], strips[1]["zero"]) == (97, 26.5, 26.5)
+
+
+def test_sparklines_start_at_zero_and_leave_out_gaps():
+    assert format_sparkline([0, 2, None, 1]) == "M0.0 22.0 L33.3 2.0 L100.0 12.0"
+    assert format_sparkline([0]) == "M0.0 22.0"
+
+
+def test_overview_shows_trends_only_over_several_runs(stored_run, lake, make_pair, get_changing_page):
+    assert not get_changing_page("/").find("path")
+    lake.write(lake.begin("20260102T000000-bbbbbb"), [make_pair(0)], slice="fresh", state="confirmed", severity="low")
+    page = get_changing_page("/")
+    labels = [svg["aria-label"] for svg in page.find("svg", role="img")]
+    assert labels == [
+        "Confirmed over 2 runs: 0, 1",
+        "Suspected over 2 runs: 1, 0",
+    ]  # without errors, no trend of errors
+    assert page.find("a", href="/alerts?decision=waiting&severity=low")
+
+
+def test_lists_have_thumbnails(get_page, client):
+    base = f"/runs/{RUN}/pairs/pair0000/thumbnail"
+    for url in ("/", "/alerts", f"/runs/{RUN}", f"/runs/{RUN}/pairs?alert=alert0000000"):
+        assert get_page(url).find("img", src=f"{base}?outline=corner%20top-left"), url
+    assert len(get_page(f"/runs/{RUN}/pairs?view=gallery").find("img", **{"class": "thumb"})) == 3
+    plain, outlined = (client.get(url).content for url in (base, f"{base}?outline=corner+top-left"))
+    assert Image.open(io.BytesIO(plain)).size == (288, 288)
+    pictures = [np.asarray(Image.open(io.BytesIO(data)).convert("L"), dtype=int) for data in (plain, outlined)]
+    assert np.abs(pictures[0] - pictures[1])[:72, :72].max() > 60
+    assert np.abs(pictures[0] - pictures[1])[100:, 100:].max() < 10
+    get_page(f"/runs/{RUN}/pairs/none/thumbnail", 404)
+
+
+def test_thumbnails_of_a_list_need_one_query_and_decode_each_image_once(stored_run, lake, monkeypatch):
+    app = create_app(lake.path)
+    with TestClient(app, "http://127.0.0.1:8765") as client:
+        client.get(f"/runs/{RUN}/pairs")
+        queries, decoded = [], []
+        read_rows, read_image = sql.rows, Corpus.read_image
+        monkeypatch.setattr(sql, "rows", lambda *args, **names: queries.append(args[1]) or read_rows(*args, **names))
+        monkeypatch.setattr(Corpus, "read_image", lambda *args: decoded.append(args) or read_image(*args))
+        for _ in range(2):
+            for number in range(3):
+                assert client.get(f"/runs/{RUN}/pairs/pair{number:04d}/thumbnail").status_code == 200
+    assert queries == ["review/page_map_scale"]
+    assert len(decoded) == 3
+
+
+def test_thumbnail_without_an_image_is_the_map_alone(stored_run, lake, changing_client):
+    lake.corpus.rename(lake.corpus.with_name("moved"))
+    for url in (f"/runs/{RUN}/pairs/pair0000/thumbnail", f"/runs/{RUN}/alerts/alert0000000/mean/inside"):
+        response = changing_client.get(url)
+        assert response.status_code == 200
+        assert Image.open(io.BytesIO(response.content)).convert("RGB").getpixel((20, 20))[0] > 100
+
+
+def test_mean_map_lies_over_the_average_image(lake, make_pair, changing_client):
+    pairs = [make_pair(number, "dense" if number < 2 else "clear", nats=0.0) for number in range(4)]
+    for number in range(4):
+        Image.new("RGB", (40, 40), (200, 200, 200) if number < 2 else (20, 20, 20)).save(
+            lake.corpus / f"image_{number}.png"
+        )
+        digest = hashlib.sha256((lake.corpus / f"image_{number}.png").read_bytes()).hexdigest()
+        pairs[number] |= {"image_sha256": digest, "image_map": [1.0] + [0.0] * 15, "image_nats": 1.0}
+    (lake.corpus / "metadata.csv").write_text("file_name,text\n")
+    lake.write(lake.begin(), pairs, slice="dense")
+    light, dark = (
+        Image.open(io.BytesIO(changing_client.get(f"/runs/{RUN}/alerts/alert0000000/mean/{half}").content)).convert("L")
+        for half in ("inside", "outside")
+    )
+    assert light.getpixel((500, 380)) > 100
+    assert dark.getpixel((500, 380)) < 60
+
+
+def write_overlay(run, region="stamp 1"):
+    row = {"channels": 1, "height": 2, "width": 3, "template": [4, 0, 0, 0, 0, -4], "occurrences": 2, "searched": 3}
+    run.write_table("stamps", [row | {"region": region, "share": 0.5, "area": 0.0625}])
+
+
+def test_overlay_is_shown_and_named(stored_run, lake, make_pair, changing_client, get_changing_page):
+    run = lake.begin("20260102T000000-bbbbbb")
+    lake.write(run, [make_pair(0, "dense")], finish=False)
+    write_overlay(run)
+    lake.alert(run, [{"slice": "dense", "region": "stamp 1", "pair_ids": ["pair0000"]}])
+    run.finish("completed")
+    alert, base = f"/runs/{run.run_id}/alerts/alert0000000", f"/runs/{run.run_id}/overlays/stamp%201"
+    for url in (alert, f"/runs/{run.run_id}"):
+        assert get_changing_page(url).find("img", src=f"{base}/template")
+    template = Image.open(io.BytesIO(changing_client.get(f"{base}/template").content))
+    assert (template.size, template.getpixel((5, 5)), template.getpixel((150, 50))) == ((288, 192), 255, 128)
+    fields = {"overlay_name": " PORT  <b>tag ", "name": "Ann", "role": "radiologist", "next": alert}
+    headers = {"Origin": "http://127.0.0.1:8765"}
+    assert changing_client.post(f"{base}/name", data=fields, headers=headers).url.path == alert
+    (record,) = ledger.read_records(lake.path)
+    assert (record.kind, record.body["name"], record.body["region"]) == ("name", "PORT <b>tag", "stamp 1")
+    for url in ("/", "/alerts", alert, f"/runs/{run.run_id}"):
+        assert "ecurring overlay 1 (“PORT <b>tag”)" in get_changing_page(url).text, url
+    assert "Recurring overlay 1: PORT <b>tag" in get_changing_page(alert).text
+    for change in ({"overlay_name": " "}, {"overlay_name": "x" * 61}, {"name": ""}):
+        response = changing_client.post(f"{base}/name", data=fields | change, headers=headers)
+        assert (response.status_code, "Nothing was recorded" in response.text) == (409, True)
+    other = changing_client.post(base.replace("201/", "202/")[:-1] + "9/name", data=fields, headers=headers)
+    assert "expected one of run" in other.text
+    get_changing_page(f"{base}9/template", 404)
 
 
 def test_every_picture_has_alternative_text_and_every_field_a_label(get_page):

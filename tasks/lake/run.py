@@ -36,9 +36,9 @@ CALIBRATION = "calibration.safetensors"
 REPORT = "report.html"
 
 _BATCH = 4096
-# Memory limit of a stage's queries. What they sort, join and group grows with the corpus; beyond the limit, DuckDB
-# writes it to disk. Its threads need about 125 MiB each for that.
-_MEBIBYTES, _MEBIBYTES_PER_CORE = 1024, 128
+# Memory limit of a stage's queries, per core and once more. What they sort, join and group grows with the corpus; beyond
+# the limit, DuckDB writes it to disk. Each of its threads needs about 125 MiB for that.
+_MEBIBYTES = 128
 
 lost_locks: set[str] = set()
 """Folders of runs whose lock this process lost to another one: it refuses to write their manifests."""
@@ -225,7 +225,7 @@ class Run:
 
     def connect(self, manifest: Mapping[str, Any] | None = None) -> sql.Connection:
         """Connect DuckDB to the tables of this run alone, by default as its stored manifest lists them."""
-        memory = f"{_MEBIBYTES + _MEBIBYTES_PER_CORE * count_cores()}MiB"
+        memory = f"{_MEBIBYTES * (1 + count_cores())}MiB"
         return sql.connect(self.lake, self.run_id, memory=memory, manifest=manifest)
 
 

@@ -36,8 +36,8 @@ CALIBRATION = "calibration.safetensors"
 REPORT = "report.html"
 
 _BATCH = 4096
-# Memory limit of a stage's queries, per core and once more. What they sort, join and group grows with the corpus; beyond
-# the limit, DuckDB writes it to disk. Each of its threads needs about 125 MiB for that.
+# Memory limit of a stage's queries, per core and once more. What they sort, join and group grows with the corpus.
+# Beyond the limit, DuckDB writes it to disk. Each of its threads needs about 125 MiB for that.
 _MEBIBYTES = 128
 
 lost_locks: set[str] = set()

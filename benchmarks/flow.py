@@ -33,7 +33,7 @@ from benchmarks.demo_pairs import read_pairs
 from demo.corpus import generate
 from flows.begin import begin
 from flows.config import AuditConfig, parse
-from flows.engines import Engine
+from flows.engines import start_engine
 from flows.fan_out import fan_out
 from tasks.attribute import calibrate
 from tasks.device import compute, submit
@@ -123,9 +123,8 @@ def run_engine(config: AuditConfig, rows: Sequence[tuple[Path, str]]) -> int:
 def run_stages(run: Run, config: AuditConfig, clock: Clock) -> int:
     """Run the stages up to the stored maps as a Prefect flow; return the number of attributions."""
     from prefect import flow
-    from prefect.task_runners import ThreadPoolTaskRunner
 
-    @flow(name="flow benchmark", task_runner=ThreadPoolTaskRunner(max_workers=8), persist_result=False)  # type: ignore[arg-type]  # as in flows.audit
+    @flow(name="flow benchmark", persist_result=False)
     def stages() -> int:
         inputs = config.inputs()
         with clock.measure("ingest"):
@@ -133,8 +132,8 @@ def run_stages(run: Run, config: AuditConfig, clock: Clock) -> int:
         plan = config.attribution_plan(run.read_manifest())
         with clock.measure("calibrate"):
             calibrate(run, inputs[0], plan)
-        with clock.measure("attribute"):
-            results = fan_out(run, shards, Engine(inputs), plan)
+        with clock.measure("attribute"), start_engine(config.run, run, inputs) as engine:
+            results = fan_out(run, shards, engine, plan)
         with clock.measure("store"):
             return store(run, results, config.regions, config.mask_boxes)
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -60,14 +60,17 @@ def write_model(folder: Path, patch_size: int) -> str:
 
 @contextmanager
 def replace_engine(microseconds: float = 0.0) -> Iterator[None]:
-    """Replace `m2ib.attribute` in the block by a stub that costs so much per pair, without the interpreter's lock."""
+    """Replace `m2ib.start_attribution` in the block by a stub that costs so much per pair, without the lock."""
 
-    def attribute(network: DualEncoder, _images: Any, texts: Sequence[str], *_: Any, **_keywords: Any) -> Attribution:
+    def start(
+        network: DualEncoder, _images: Any, texts: Sequence[str], *_: Any, **_keywords: Any
+    ) -> Callable[[], Attribution]:
         ids = network.tokenize(texts)
         time.sleep(len(texts) * microseconds / 1e6)
-        return _make_maps(network, texts, ids)
+        maps = _make_maps(network, texts, ids)
+        return lambda: maps
 
-    with patch.object(m2ib, "attribute", attribute):
+    with patch.object(m2ib, "start_attribution", start):
         yield
 
 

@@ -6,7 +6,6 @@ The stages: ingest, attribute, store, validate; propose regions and slices; flag
 from collections.abc import Sequence
 
 from prefect import flow, get_run_logger, runtime
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.begin import begin, find_run_of_flow, seconds_since_start
 from flows.config import AuditConfig
@@ -21,7 +20,7 @@ from tasks.confirm import confirm, plan_tests, run_tests
 from tasks.discover import DiscoveryPlan, discover
 from tasks.flag import flag
 from tasks.ingest import ingest
-from tasks.inputs import SHARDS_IN_FLIGHT, clear_images, count_reads
+from tasks.inputs import clear_images, count_reads
 from tasks.interventions.samples import InterventionPlan, clear_samples
 from tasks.lake.run import Run
 from tasks.notify import notify, notify_failed_start
@@ -38,8 +37,6 @@ from tasks.validate import validate
 @flow(
     name="audit",
     flow_run_name="audit {config.corpus.name} with {config.model.architecture}",
-    # A device computes one batch at a time; the other threads read images or make rows.
-    task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT),  # type: ignore[arg-type]  # Prefect's generic is too narrow
     persist_result=False,
 )
 def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:

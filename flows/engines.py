@@ -20,12 +20,13 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.settings import PREFECT_API_URL
+from prefect.task_runners import ThreadPoolTaskRunner
 
 import sql
 from flows.config import RunConfig
 from flows.provenance import code_version, environment
 from tasks.errors import BadInputError
-from tasks.inputs import load_corpus, load_model
+from tasks.inputs import SHARDS_IN_FLIGHT, load_corpus, load_model
 from tasks.lake.run import Run
 from tasks.parts import Part, SkippedError, chunks, skip_parts
 from tasks.progress import bar
@@ -41,10 +42,10 @@ _CRASHES = 2
 
 @dataclass(frozen=True)
 class Engine:
-    """Submits tasks to threads of the flow's process or, with a runner, to the workers of a cluster."""
+    """Submits tasks to threads of the flow's process, or to the workers of a cluster."""
 
     inputs: Sequence[Inputs]  # one for each device that shares the work
-    runner: Any = None  # Prefect's task runner for Ray; None for threads of this process
+    runner: Any = None  # Prefect's task runner; None for that of the flow
     lost: tuple[type[Exception], ...] = ()  # errors that Ray raises if the worker of a task has died
 
     def map(self, task: Task[..., Any], **parameters: Any) -> list[PrefectFuture[Any]]:
@@ -110,7 +111,9 @@ def check_engine(config: RunConfig) -> None:
 def start_engine(config: RunConfig, run: Run, inputs: Sequence[Inputs]) -> Iterator[Engine]:
     """Start the engine of a run. Raises BadInputError if the cluster cannot be reached or a node fails the checks."""
     if config.engine == "local":
-        yield Engine(inputs)
+        # A device computes one batch at a time; the other threads read images or make rows.
+        with ThreadPoolTaskRunner(max_workers=SHARDS_IN_FLIGHT * len(inputs)) as threads:  # type: ignore[var-annotated]
+            yield Engine(inputs, threads)
         return
     import ray
     from prefect_ray import RayTaskRunner

@@ -17,13 +17,13 @@ from m2ib.errors import CalibrationError, M2IBError, ModelLoadError, Unsupported
 from m2ib.names import check_names
 
 if TYPE_CHECKING:
-    from m2ib.attribution import Attribution, PairAttribution, attribute
+    from m2ib.attribution import Attribution, PairAttribution, attribute, start_attribution
     from m2ib.devices import estimate_batch_size, list_devices, reserved_gpu_memory
     from m2ib.encoders import DualEncoder, load_encoder
     from m2ib.statistics import FeatureStatistics, calibrate
 
 _LAZY = {
-    "m2ib.attribution": ("Attribution", "PairAttribution", "attribute"),
+    "m2ib.attribution": ("Attribution", "PairAttribution", "attribute", "start_attribution"),
     "m2ib.devices": ("estimate_batch_size", "list_devices", "reserved_gpu_memory"),
     "m2ib.encoders": ("DualEncoder", "load_encoder"),
     "m2ib.statistics": ("FeatureStatistics", "calibrate"),
@@ -48,6 +48,7 @@ __all__ = [
     "load_encoder",
     "preset",
     "reserved_gpu_memory",
+    "start_attribution",
 ]
 
 

@@ -9,13 +9,14 @@ from typing import Any, cast, overload
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from m2ib.bottleneck import FitResult, GatedTokens, PerPair, TokenMask, fit_gates, price_per_nat
 from m2ib.config import BottleneckConfig, GateConfig, TowerName
-from m2ib.devices import estimate_batch_size, float32_precision
+from m2ib.devices import copy_to, estimate_batch_size, float32_precision
 from m2ib.encoders import DualEncoder, Images
 from m2ib.errors import CalibrationError
 from m2ib.noise import KeyedNoise
@@ -177,17 +178,19 @@ class Attribution:
             Correlations of the image maps (S,) and of the text maps (S,). NaN where a map is constant or has fewer
             than three values.
         """
-        images = [torch.stack([a.flatten(), b.flatten()]) for a, b in zip(self.image_map, other.image_map, strict=True)]
-        texts = [torch.stack([a, b]) for a, b in zip(self.text_map, other.text_map, strict=True)]
-        texts = [both[:, (both != 0).any(dim=0)] for both in texts]
-        return torch.stack([_correlation(m) for m in images]), torch.stack([_correlation(m) for m in texts])
+        images = np.stack([each.image_map.flatten(1).numpy() for each in (self, other)])
+        texts = np.stack([pad_sequence([*each.text_map], batch_first=True).numpy() for each in (self, other)])
+        return _correlate(images, np.ones(images.shape[1:], np.bool_)), _correlate(texts, (texts != 0).any(axis=0))
 
 
-def _correlation(maps: Float[Tensor, "two tokens"]) -> Float[Tensor, ""]:
-    if maps.shape[1] < 3:
-        return torch.tensor(math.nan)
-    centered = maps.double() - maps.double().mean(dim=1, keepdim=True)
-    return ((centered[0] * centered[1]).sum() / centered.norm(dim=1).prod()).float()
+def _correlate(maps: Float[np.ndarray, "two pairs tokens"], counted: Bool[np.ndarray, "pairs tokens"]) -> PerPair:
+    """Correlate the two maps of each pair over the counted tokens."""
+    values, number = maps.astype(np.float64), counted.sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):  # NaN where a map is constant
+        centered = (values - ((values * counted).sum(axis=2) / number)[..., None]) * counted
+        norms = np.sqrt((centered**2).sum(axis=2))
+        correlations = (centered[0] * centered[1]).sum(axis=1) / (norms[0] * norms[1])
+    return torch.from_numpy(np.where(number < 3, math.nan, correlations).astype(np.float32))
 
 
 def attribute(
@@ -227,22 +230,44 @@ def attribute(
         ValueError: If an argument has the wrong shape or length, or a gated layer does not exist.
         CalibrationError: If statistics are missing, or were computed for a different model, layer or setting.
     """
+    return start_attribution(
+        encoder, images, texts, config, statistics, keys=keys, batch_size=batch_size, progress=progress
+    )()
+
+
+def start_attribution(
+    encoder: DualEncoder,
+    images: Images,
+    texts: Sequence[str],
+    config: BottleneckConfig | None = None,
+    statistics: FeatureStatistics | None = None,
+    *,
+    keys: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Callable[[], Attribution]:
+    """Start what `attribute` does, with the same arguments, and return a function that waits for the results.
+
+    A GPU works on after this function has returned, so that the next pairs can be copied and started meanwhile. A CPU
+    has computed everything by then. Any thread may call the returned function: it starts no work on the device, and no
+    PyTorch operation that is large enough for a team of threads.
+    """
     config, statistics = config or BottleneckConfig(), statistics or FeatureStatistics()
     config.check_layers(encoder.image.num_blocks, encoder.text.num_blocks)
     _check_arguments(encoder, images, texts, keys, batch_size)
     _check_statistics(encoder, config, statistics)
     if batch_size is None:
         batch_size = 1 if len(images) == 1 else estimate_batch_size(encoder, config)
-    parts: list[Attribution] = []
+    parts: list[Callable[[], Attribution]] = []
     done = 0
     with encoder.frozen(), float32_precision(encoder.device, exact=config.precision == "float32"):
         while done < len(images):
             batch_size = min(batch_size, encoder.max_batch_size)
             rows = slice(done, min(done + batch_size, len(images)))
-            pixels, ids = encoder.prepare_images(images[rows]), encoder.tokenize(texts[rows])
+            pixels, ids = encoder.prepare_images(images[rows]), encoder.tokenizer([*texts[rows]])
             batch_keys = keys[rows] if keys is not None else _content_keys(pixels, ids)
             try:
-                parts.append(_attribute_batch(encoder, pixels, texts[rows], ids, batch_keys, config, statistics))
+                parts.append(_start_batch(encoder, pixels, texts[rows], ids, batch_keys, config, statistics))
             except torch.OutOfMemoryError:
                 if rows.stop - rows.start == 1:
                     raise
@@ -253,7 +278,9 @@ def attribute(
                 progress(done, len(images))
     pictures = [] if isinstance(images, np.ndarray | Tensor) else list(images)
     views = [encoder.field_of_view(*picture.size) for picture in pictures]
-    return replace(_concatenate(parts), texts=list(texts), images=pictures, views=views)
+    return lambda: replace(
+        _concatenate([finish() for finish in parts]), texts=list(texts), images=pictures, views=views
+    )
 
 
 def _check_arguments(
@@ -309,11 +336,11 @@ def _check_statistics(encoder: DualEncoder, config: BottleneckConfig, statistics
 def _content_keys(pixels: Float[Tensor, "pairs 3 h w"], ids: Int[Tensor, "pairs context"]) -> list[str]:
     return [
         hashlib.sha256(image.view(torch.uint8).numpy().tobytes() + text.numpy().tobytes()).hexdigest()
-        for image, text in zip(pixels.cpu().contiguous(), ids.cpu(), strict=True)
+        for image, text in zip(pixels.cpu().contiguous(), ids, strict=True)
     ]
 
 
-def _attribute_batch(
+def _start_batch(
     encoder: DualEncoder,
     pixels: Float[Tensor, "pairs 3 h w"],
     texts: Sequence[str],
@@ -321,49 +348,90 @@ def _attribute_batch(
     keys: Sequence[str],
     config: BottleneckConfig,
     statistics: FeatureStatistics,
-) -> Attribution:
-    image_tokens, image_embedding = _embed_clean(encoder.image, pixels, config.image)
-    text_tokens, text_embedding = _embed_clean(encoder.text, ids, config.text)
+) -> Callable[[], Attribution]:
+    """Start the attribution of a batch, given its pixels on the device and its token ids in main memory."""
+    image_tokens, image_embedding = _embed_clean(encoder.image, pixels, _find_distinct(pixels), config.image)
+    moved = copy_to(encoder.device, ids)
+    text_tokens, text_embedding = _embed_clean(encoder.text, moved, _find_distinct(ids), config.text)
     image = _fit_tower(encoder, "image", image_tokens, text_embedding, keys, config, statistics)
     text = _fit_tower(encoder, "text", text_tokens, image_embedding, keys, config, statistics)
-    # `grid` is never None for an image tower, and `ids` never None for a text tower.
-    grid = cast("tuple[int, int]", image_tokens.grid)
     patches = image_tokens.kinds == CONTENT
-    # Copy once per batch instead of once per pair, because each copy from the device makes the host wait.
-    words, kinds = cast("Tensor", text_tokens.ids).cpu(), text_tokens.kinds.cpu()
-    shown, text_nats = text_tokens.valid.cpu() & (kinds != PADDING), text.nats.cpu()
-    rows = range(len(keys))
-    return Attribution(
-        cosine=(image_embedding * text_embedding).sum(dim=-1).cpu(),
-        image_map=image.nats[patches].reshape(len(keys), *grid).cpu(),
-        image_special_nats=(image.nats * ~patches).sum(dim=1).cpu(),
-        image_cosine=image.cosine.cpu(),
-        tokens=[encoder.decode_tokens(words[i, shown[i]].tolist()) for i in rows],
-        special=[(kinds[i, shown[i]] != CONTENT).tolist() for i in rows],
-        text_map=[text_nats[i, shown[i]] for i in rows],
-        text_padding_nats=(text_nats * (kinds == PADDING)).sum(dim=1),
-        text_cosine=text.cosine.cpu(),
-        image_steps=image.steps.cpu(),
-        text_steps=text.steps.cpu(),
-        truncated=encoder.count_truncated_characters(texts, ids.cpu()),
+    read = _copy_results(
+        cosine=(image_embedding * text_embedding).sum(dim=-1),
+        patches=patches,
+        image_nats=image.nats,
+        image_special_nats=(image.nats * ~patches).sum(dim=1),
+        image_cosine=image.cosine,
+        image_steps=image.steps,
+        words=cast("Tensor", text_tokens.ids),  # never None for a text tower
+        valid=text_tokens.valid,
+        kinds=text_tokens.kinds,
+        text_nats=text.nats,
+        text_padding_nats=(text.nats * (text_tokens.kinds == PADDING)).sum(dim=1),
+        text_cosine=text.cosine,
+        text_steps=text.steps,
     )
+    # While a GPU computes. Only this thread calls the tokenizer, which another thread could not call at the same time.
+    truncated = encoder.count_truncated_characters(texts, ids)
+    encoder.decode_tokens(ids.unique().tolist())
+    grid = cast("tuple[int, int]", image_tokens.grid)  # never None for an image tower
+
+    def finish() -> Attribution:
+        results = read()
+        patches, words, kinds, text_nats = (results.pop(name) for name in ("patches", "words", "kinds", "text_nats"))
+        shown, special = results.pop("valid") & (kinds != PADDING), kinds != CONTENT
+        rows = range(len(words))
+        maps = torch.from_numpy(results.pop("image_nats")[patches].reshape(-1, *grid))
+        per_pair: dict[str, Any] = {name: torch.from_numpy(values) for name, values in results.items()}
+        return Attribution(
+            image_map=maps,
+            tokens=[encoder.decode_tokens(words[i, shown[i]].tolist()) for i in rows],
+            special=[special[i, shown[i]].tolist() for i in rows],
+            text_map=[torch.from_numpy(text_nats[i, shown[i]]) for i in rows],
+            truncated=truncated,
+            **per_pair,
+        )
+
+    return finish
+
+
+def _copy_results(**results: Tensor) -> Callable[[], dict[str, np.ndarray]]:
+    """Start to copy tensors with a row for each pair to main memory; return a function that waits for the arrays.
+
+    They are packed into one, because each copy waits for the GPU. All their values are exact in float64.
+    """
+    packed = torch.cat([values.reshape(len(values), -1).double() for values in results.values()], dim=1)
+    kinds = {name: (values.shape, str(values.dtype).removeprefix("torch.")) for name, values in results.items()}
+    ends = np.cumsum([math.prod(shape[1:]) for shape, _ in kinds.values()])
+    copied = packed.to("cpu", non_blocking=True)
+    done = torch.cuda.current_stream(packed.device).record_event() if packed.is_cuda else None
+
+    def read() -> dict[str, np.ndarray]:
+        if done is not None:
+            done.synchronize()
+        columns = zip(kinds.items(), np.split(copied.numpy(), ends[:-1], axis=1), strict=True)
+        return {name: column.reshape(shape).astype(dtype) for (name, (shape, dtype)), column in columns}
+
+    return read
 
 
 @torch.no_grad()
-def _embed_clean(tower: Tower, inputs: Tensor, gate: GateConfig) -> tuple[HiddenTokens, Float[Tensor, "pairs embed"]]:
+def _embed_clean(
+    tower: Tower, inputs: Tensor, distinct: tuple[list[int], list[int]], gate: GateConfig
+) -> tuple[HiddenTokens, Float[Tensor, "pairs embed"]]:
     """Return the hidden states of each input at the gate, and its normalized embedding without a bottleneck.
 
     The blocks before the gate run once for both results, which halves the work. Inputs that occur several times, such
-    as one image with several captions, are computed once.
+    as one image with several captions, are computed once; see `_find_distinct`.
     """
     layer = gate.resolve_layer(tower.num_blocks)
-    first, which = _find_distinct(inputs)
+    first, which = distinct
     repeated = len(first) < len(inputs)
-    tokens = tower.run_prefix(inputs[first] if repeated else inputs, layer)
+    tokens = tower.run_prefix(inputs[copy_to(inputs.device, torch.tensor(first))] if repeated else inputs, layer)
     embedding = F.normalize(at_least_float32(tower.run_suffix(tokens.hidden[None], tokens, layer)[0]), dim=-1)
     if not repeated:
         return tokens, embedding
-    rows = torch.tensor(which, device=inputs.device)
+    rows = copy_to(inputs.device, torch.tensor(which))
     return tokens.select(rows), embedding[rows]
 
 
@@ -433,6 +501,9 @@ def gate_masks(tokens: HiddenTokens, gate: GateConfig) -> tuple[TokenMask, Token
 
 
 def _concatenate(parts: Sequence[Attribution]) -> Attribution:
+    if len(parts) == 1:
+        return parts[0]
+
     def join(values: list[Any]) -> Any:
         if isinstance(values[0], Tensor):
             return torch.cat(values)

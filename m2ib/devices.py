@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,6 +46,23 @@ def list_devices(device: str = "auto") -> list[str]:
 def reserved_gpu_memory(device: str) -> int | None:
     """Return the GPU memory that PyTorch has reserved, in bytes, used or not. None if `device` is no GPU."""
     return int(torch.cuda.memory_reserved(device)) if device.startswith("cuda") else None
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def copy_to(device: torch.device, batch: Tensor) -> Tensor:
+    """Copy a tensor to a device. A copy to a GPU runs beside what the GPU computes, and the caller does not wait."""
+    if device.type != "cuda" or batch.is_cuda:
+        return batch.to(device)
+    current, stream = torch.cuda.current_stream(device), _copy_stream(device)
+    with torch.cuda.stream(stream):
+        copied = batch.pin_memory().to(device, non_blocking=True)
+    current.wait_stream(stream)
+    copied.record_stream(current)  # its memory is not reused before the computation has read it
+    return copied
 
 
 def estimate_batch_size(encoder: "DualEncoder", config: BottleneckConfig, budget: int | None = None) -> int:

@@ -25,6 +25,7 @@ from open_clip.utils import to_2tuple
 from PIL import Image
 from torch import Tensor, nn
 
+from m2ib.devices import copy_to
 from m2ib.errors import ModelLoadError, UnsupportedModelError
 from m2ib.kernels import Kernels
 from m2ib.names import MODELS, check_names
@@ -181,23 +182,20 @@ class DualEncoder:
         if not isinstance(images, Tensor):
             if not isinstance(images, np.ndarray):
                 images = np.stack([self.resize(image) for image in images])
-            return self._normalize(self._move(torch.from_numpy(images)))
-        return self._move(images)
-
-    def _move(self, batch: Tensor) -> Tensor:
-        on_gpu = self.device.type == "cuda"
-        return (batch.pin_memory() if on_gpu and not batch.is_cuda else batch).to(self.device, non_blocking=on_gpu)
+            return self._normalize(copy_to(self.device, torch.from_numpy(images)))
+        return copy_to(self.device, images)
 
     def _normalize(self, pixels: UInt8[Tensor, "images height width 3"]) -> Float[Tensor, "images 3 height width"]:
         values = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         # On a GPU, division by a Python number would multiply by its reciprocal, which differs in the last bit.
         full = torch.full((), 255.0, device=values.device)
-        return values.div_(full).sub_(self._mean.to(values.device)).div_(self._std.to(values.device))
+        mean, std = (moment.to(values.device, non_blocking=True) for moment in (self._mean, self._std))
+        return values.div_(full).sub_(mean).div_(std)
 
     def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "texts context"]:
         """Convert texts to token ids with the model's own tokenizer, which truncates long texts."""
         ids: Tensor = self.tokenizer(list(texts))
-        return ids.to(self.device)
+        return copy_to(self.device, ids)
 
     def count_truncated_characters(self, texts: Sequence[str], ids: Int[Tensor, "texts context"]) -> list[int]:
         """Count the characters that the tokenizer truncates at the end of each text, given the token ids of the texts.

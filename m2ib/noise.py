@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from m2ib.config import TowerName
+from m2ib.devices import copy_to
 
 ROUNDS = 10
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -84,7 +85,7 @@ class KeyedNoise:
     ) -> None:
         digests = [hashlib.sha256(f"{seed}\x1f{tower}\x1f{key}".encode()).digest() for key in keys]
         words = [[int.from_bytes(digest[at : at + 4], "big") for at in (0, 4)] for digest in digests]
-        self._keys = torch.tensor(words, device=device)
+        self._keys = copy_to(torch.device(device), torch.tensor(words))
         self._source = source
 
     def draw(

@@ -4,7 +4,7 @@ import hashlib
 import heapq
 import textwrap
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ from prefect import task
 import m2ib
 import sql
 import stores
-from m2ib import DualEncoder, FeatureStatistics, M2IBError
+from m2ib import Attribution, DualEncoder, FeatureStatistics, M2IBError
 from tasks.device import compute, submit
 from tasks.errors import BadInputError
 from tasks.execution import TASK_OPTIONS, running
@@ -32,7 +32,7 @@ _MEASURED = (
     *("cosine", "image_cosine", "text_cosine", "image_steps", "text_steps"),
     *("image_special_nats", "text_padding_nats"),
 )
-"""Columns of `attributions` that are attributes of `m2ib.Attribution`."""
+"""Columns of `attributions` that are attributes of `Attribution`."""
 
 
 def calibrate_features(run: Run, inputs: Inputs, plan: AttributionPlan) -> FeatureStatistics | None:
@@ -71,31 +71,32 @@ def _estimate(run: Run, inputs: Inputs, plan: AttributionPlan) -> FeatureStatist
         raise BadInputError(f"calibration: {error}") from error
 
 
-def _attribute_batch(
+def _start_batch(
     network: DualEncoder, batch: Batch, plan: AttributionPlan, statistics: FeatureStatistics | None, size: int
-) -> dict[str, Any]:
-    """Attribute a batch in the thread of the device; return columns of `attributions` as arrays and lists.
-
-    If the plan has a second seed, the stability of the maps is computed from a second attribution.
-    """
+) -> list[Callable[[], Attribution]]:
+    """Start the attributions of a batch in the thread of the device: a second one if the plan has a second seed."""
     captions, keys = [pair["caption"] for pair in batch.pairs], [pair["pair_id"] for pair in batch.pairs]
     seeds = [plan.bottleneck.seed, plan.bottleneck.seed + 1] if plan.second_seed else [plan.bottleneck.seed]
     configs = [replace(plan.bottleneck, seed=seed) for seed in seeds]
-    result, *others = (
-        m2ib.attribute(network, batch.images, captions, config, statistics, keys=keys, batch_size=size)
+    return [
+        m2ib.start_attribution(network, batch.images, captions, config, statistics, keys=keys, batch_size=size)
         for config in configs
-    )
-    text_map = [text.numpy() for text in result.text_map]
+    ]
+
+
+def _to_columns(result: Attribution, others: Sequence[Attribution]) -> dict[str, Any]:
+    """Return columns of `attributions` as arrays and lists. The others have other seeds, for the stability."""
+    image_map, text_map = result.image_map.flatten(1).numpy(), [text.numpy() for text in result.text_map]
     columns = {key: getattr(result, key).numpy() for key in _MEASURED} | {
         "caption_cut": result.truncated,
-        "image_map": result.image_map.flatten(1).numpy(),
-        "image_nats": result.image_map.double().flatten(1).sum(dim=1).numpy(),
+        "image_map": image_map,
+        "image_nats": image_map.sum(axis=1, dtype=np.float64),
         "tokens": result.tokens,
         "special": result.special,
         "text_map": text_map,
         "text_nats": [float(text.sum(dtype=np.float64)) for text in text_map],
-        "grid_h": np.full(len(keys), result.image_map.shape[1]),
-        "grid_w": np.full(len(keys), result.image_map.shape[2]),
+        "grid_h": np.full(len(image_map), result.image_map.shape[1]),
+        "grid_w": np.full(len(image_map), result.image_map.shape[2]),
     }
     for other in others:
         columns["image_stability"], columns["text_stability"] = (part.numpy() for part in result.stability(other))
@@ -103,7 +104,7 @@ def _attribute_batch(
 
 
 def _to_table(run: Run, columns: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], model: DualEncoder) -> pa.Table:
-    """Return the rows of `attributions` of a batch, given the columns that `_attribute_batch` computed."""
+    """Return the rows of `attributions` of a batch, given the columns of `_to_columns`."""
     views = np.array([model.field_of_view(pair["width"], pair["height"]) for pair in pairs])
     given = {key: [pair[key] for pair in pairs] for key in ("pair_id", "caption")}
     lists = {key: _to_lists(columns[key]) for key in ("image_map", "text_map")}
@@ -166,11 +167,12 @@ def _attribute_new(
     size = inputs.model.batch_size or compute(device, m2ib.estimate_batch_size, network, plan.bottleneck)
     errors: list[dict[str, Any]] = []
     tables: list[pa.Table] = []
-    waiting: deque[tuple[Batch, Future[dict[str, Any]]]] = deque()
+    waiting: deque[tuple[Batch, Future[list[Callable[[], Attribution]]]]] = deque()
 
     def finish() -> None:
-        batch, columns = waiting.popleft()
-        tables.append(_to_table(run, columns.result(), batch.pairs, network))
+        batch, started = waiting.popleft()
+        result, *others = [read() for read in started.result()]
+        tables.append(_to_table(run, _to_columns(result, others), batch.pairs, network))
 
     for batch in read_batches(run, inputs, pairs, network, size):
         errors += (
@@ -178,7 +180,7 @@ def _attribute_new(
             for pair, error in batch.failed
         )
         if batch.pairs:
-            waiting.append((batch, submit(device, _attribute_batch, network, batch, plan, statistics, size)))
+            waiting.append((batch, submit(device, _start_batch, network, batch, plan, statistics, size)))
             if len(waiting) > 1:
                 finish()
     while waiting:

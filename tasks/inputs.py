@@ -37,8 +37,8 @@ VIEW_COLUMNS = ("view_x0", "view_y0", "view_x1", "view_y1")
 _CHUNK: Final = 8
 """Number of images that a reader reads one after the other: enough that handing them over costs little."""
 SHARDS_IN_FLIGHT: Final = 8
-"""Number of shards of a process that are attributed at the same time, so that a batch is always ready."""
-_READ_AHEAD_BYTES: Final = 2**31
+"""Number of shards that a process attributes at the same time on each device, so that a batch is always ready."""
+_READ_AHEAD_BYTES: Final = 2**31  # for each device
 _KEPT_CACHES: Final = 4
 
 Pairs = Sequence[dict[str, Any]]

@@ -27,7 +27,7 @@ def test_the_stub_returns_what_the_engine_returns_for_the_same_pairs(stub_model)
     texts = [make_caption(1), f"a dog in the {PLANTED}"]
     real = m2ib.attribute(stub_model, images, texts, PAPER)
     with replace_engine():
-        stub = m2ib.attribute(stub_model, images, texts, PAPER, batch_size=2)
+        stub = m2ib.start_attribution(stub_model, images, texts, PAPER, batch_size=2)()
     assert stub.image_map.shape == real.image_map.shape == (2, GRID, GRID)
     assert (stub.tokens, stub.special, stub.truncated) == (real.tokens, real.special, real.truncated)
     assert [len(row) for row in stub.text_map] == [len(row) for row in real.text_map]
@@ -39,7 +39,7 @@ def test_the_stub_takes_the_requested_time(stub_model, monkeypatch):
     slept = []
     monkeypatch.setattr("benchmarks.stub_engine.time.sleep", slept.append)
     with replace_engine(microseconds=500):
-        m2ib.attribute(stub_model, [None] * 4, ["a"] * 4)
+        m2ib.start_attribution(stub_model, [None] * 4, ["a"] * 4)
     assert slept == [0.002]
 
 

@@ -21,7 +21,7 @@ def disable_prefect(patch):
 
     from prefect import Task
 
-    from flows import audit, fan_out, lifecycle, reflag
+    from flows import audit, engines, fan_out, lifecycle, reflag
     from tasks import messages as artifacts
     from tasks import notify
 
@@ -31,6 +31,7 @@ def disable_prefect(patch):
                 patch.setattr(module, name, value.fn)
         if hasattr(module, "get_run_logger"):
             patch.setattr(module, "get_run_logger", lambda: logging.getLogger("audit"))
+    patch.setattr(engines, "ThreadPoolTaskRunner", lambda **_: contextlib.nullcontext())
     patch.setattr(notify, "emit_event", lambda *_, **__: None)
     for name in [name for name in vars(artifacts) if name.endswith("_artifact")]:
         patch.setattr(artifacts, name, lambda *_, **__: None)

@@ -114,13 +114,13 @@ def test_resumed_run_repeats_no_finished_shard(quick_config, monkeypatch):
     assert len(files_before) == 3
     assert not (folder / "alerts").exists()
 
-    batch_sizes, attribute_batch = [], m2ib.attribute
+    batch_sizes, attribute_batch = [], m2ib.start_attribution
 
     def spy(*args, **kwargs):
         batch_sizes.append(len(kwargs["keys"]))
         return attribute_batch(*args, **kwargs)
 
-    monkeypatch.setattr(m2ib, "attribute", spy)
+    monkeypatch.setattr(m2ib, "start_attribution", spy)
     result = audit(quick_config, resume=record["run_id"])
     assert batch_sizes == [16]
     assert (result.run_id, result.status, result.attributions) == (record["run_id"], "completed", 40)
@@ -166,16 +166,16 @@ def test_gate_stops_the_run_before_any_alert(config, monkeypatch):
 
     sent, emit = [], notify_stage.emit_event
     monkeypatch.setattr(notify_stage, "emit_event", lambda event, *a, **k: sent.append(event) or emit(event, *a, **k))
-    original = m2ib.attribute
+    original = m2ib.start_attribution
 
     def insert_nan(*args, **kwargs):
-        result = original(*args, **kwargs)
+        result = original(*args, **kwargs)()
         image_map = result.image_map.clone()
         image_map[0, 0, 0] = float("nan")
-        return dataclasses.replace(result, image_map=image_map)
+        return lambda: dataclasses.replace(result, image_map=image_map)
 
     with monkeypatch.context() as patch:
-        patch.setattr(m2ib, "attribute", insert_nan)
+        patch.setattr(m2ib, "start_attribution", insert_nan)
         with pytest.raises(GateError, match="image_map_finite") as raised:
             audit(config)
     result = raised.value.outcome
@@ -209,13 +209,13 @@ def test_incremental_run_attributes_only_new_pairs(phantoms, tmp_path, monkeypat
         for name, *_ in rows[1 : count + 1]:
             shutil.copy(phantoms / name, corpus)
 
-    attributed, attribute_batch = [], m2ib.attribute
+    attributed, attribute_batch = [], m2ib.start_attribution
 
     def spy(*args, **kwargs):
         attributed.extend(kwargs["keys"])
         return attribute_batch(*args, **kwargs)
 
-    monkeypatch.setattr(m2ib, "attribute", spy)
+    monkeypatch.setattr(m2ib, "start_attribution", spy)
 
     def run_audit(count, *options):
         write_corpus(count)

@@ -6,11 +6,13 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from prefect import flow, task
 
 import sql
 import stores
@@ -19,6 +21,7 @@ from flows.config import RunConfig, parse
 from flows.engines import Engine, check_engine
 from stores import lake_root
 from tasks.errors import BadInputError
+from tasks.inputs import SHARDS_IN_FLIGHT
 from tasks.records import Shard, ShardResult
 from tasks.settings import CorpusConfig, Inputs, ModelConfig
 
@@ -68,6 +71,24 @@ def make_config(**run):
 def test_settings_that_contradict_each_other_are_bad_input(settings, message):
     with pytest.raises(BadInputError, match=re.escape(message)):
         make_config(**settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 3])
+def test_each_device_has_shards_in_flight(prefect_harness, devices):
+    together = threading.Barrier(SHARDS_IN_FLIGHT * devices)
+
+    @task
+    def work(number):
+        together.wait(timeout=60)
+        return number
+
+    @flow(persist_result=False)
+    def stage():
+        with engines.start_engine(RunConfig(), None, [None] * devices) as engine:
+            return [future.result() for future in engine.map(work, number=list(range(together.parties)))]
+
+    assert stage() == list(range(together.parties))
 
 
 def test_engine_does_not_change_the_digest(settings, tmp_path):

@@ -1,9 +1,12 @@
 """The engine against the oracle, and what a map may depend on."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import ClassVar
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from conftest import make_encoder, tiny_model
@@ -18,6 +21,7 @@ from m2ib import (
     calibrate,
     estimate_batch_size,
     preset,
+    start_attribution,
 )
 from m2ib.bottleneck import price_per_nat
 
@@ -249,6 +253,40 @@ def test_closed_gates_do_not_count_as_stable(encoder, pairs):
             continue
         expected = torch.corrcoef(torch.stack([first.text_map[i][words], second.text_map[i][words]]))[0, 1]
         torch.testing.assert_close(stability[i], expected)
+
+
+class OnDevice(torch.Tensor):
+    """A tensor that lists the calls for which the host would wait for a GPU."""
+
+    waits: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        name = func.__name__
+        by_mask = name == "__getitem__" and isinstance(args[1], cls) and args[1].dtype == torch.bool
+        to_host = "cpu" in [each for each in args if isinstance(each, str)]
+        if name not in ("cpu", "numpy", "tolist", "item", "__bool__") and not to_host and not by_mask:
+            return super().__torch_function__(func, types, args, kwargs)
+        cls.waits.append(name)
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **(kwargs or {}))
+        return result.as_subclass(torch.Tensor) if isinstance(result, torch.Tensor) and not by_mask else result
+
+
+def test_results_of_a_batch_are_copied_from_the_device_at_once(encoder, pairs, monkeypatch):
+    images, keys = np.stack([encoder.resize(image) for image in pairs[0]]), [str(i) for i in range(11)]
+    plain = attribute(encoder, images, pairs[1], PAPER, keys=keys)
+    for module in ("attribution", "encoders", "noise"):
+        monkeypatch.setattr(f"m2ib.{module}.copy_to", lambda _device, batch: batch.as_subclass(OnDevice))
+    OnDevice.waits.clear()
+    finish = start_attribution(encoder, images, pairs[1], PAPER, keys=keys, batch_size=6)
+    # In each of two batches: which images are distinct, whether all gates of the text are learned, and the results.
+    assert Counter(OnDevice.waits) == {"tolist": 2, "__bool__": 2, "to": 2}
+    result = finish()
+    assert len(OnDevice.waits) == 6
+    assert type(result.image_map) is torch.Tensor
+    _close(result.image_map, plain.image_map)
+    assert (result.tokens, result.special, result.truncated) == (plain.tokens, plain.special, plain.truncated)
 
 
 def test_bfloat16_suffix_keeps_the_map(encoder, pairs):

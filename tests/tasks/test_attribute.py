@@ -87,7 +87,7 @@ def test_a_finished_shard_is_not_attributed_again(attributed_audit, monkeypatch)
     assert (first.attributions, first.errors, first.reused) == (8, 0, False)
     path = audit.run.path("attributions", first.name)
     before = read_stat(path)
-    monkeypatch.setattr(m2ib, "attribute", lambda *_, **__: pytest.fail("the model was called"))
+    monkeypatch.setattr(m2ib, "start_attribution", lambda *_, **__: pytest.fail("the model was called"))
     monkeypatch.setattr(stage, "load_model", lambda _: pytest.fail("the model was loaded"))
     assert audit.attribute(first.shard) == dataclasses.replace(first, reused=True)
     assert read_stat(path) == before
@@ -97,7 +97,7 @@ def test_the_next_attempt_attributes_a_shard_that_failed_or_was_killed(begin_aud
     audit = begin_audit(model={"batch_size": 4})
     shard = audit.ingest()[2]
     audit.calibrate()
-    original, calls = m2ib.attribute, []
+    original, calls = m2ib.start_attribution, []
 
     def fail_second_batch(*args, **kwargs):
         calls.append(args)
@@ -106,7 +106,7 @@ def test_the_next_attempt_attributes_a_shard_that_failed_or_was_killed(begin_aud
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(m2ib, "attribute", fail_second_batch)
+        patch.setattr(m2ib, "start_attribution", fail_second_batch)
         with pytest.raises(RuntimeError, match="out of memory"):
             audit.attribute(shard)
     folder = audit.run.folder / "attributions"

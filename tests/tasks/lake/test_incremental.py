@@ -81,13 +81,13 @@ def first_run(write_corpus, begin_run, saved_lake, tmp_path):
 def attributed_ids(monkeypatch):
     """Pair ids that reach the model, in order."""
     pair_ids = []
-    original = m2ib.attribute
+    original = m2ib.start_attribution
 
     def spy(*args, **kwargs):
         pair_ids.extend(kwargs["keys"])
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(m2ib, "attribute", spy)
+    monkeypatch.setattr(m2ib, "start_attribution", spy)
     return pair_ids
 
 

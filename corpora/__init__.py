@@ -9,7 +9,7 @@ reason. `corpora.formats` lists the supported formats.
 """
 
 from corpora.captions import clean_caption
-from corpora.corpus import Corpus
+from corpora.corpus import Corpus, Listing
 from corpora.errors import CaptionError, CorpusError, ImageError, RowError
 from corpora.formats import FORMATS, open_corpus
 from corpora.images import ImageFile, decode, open_image, read_image
@@ -28,6 +28,7 @@ __all__ = [
     "ImageError",
     "ImageFile",
     "Limits",
+    "Listing",
     "Pair",
     "Place",
     "Reason",

@@ -3,10 +3,11 @@
 import os
 import re
 import threading
+from bisect import bisect_left
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 from PIL import Image
@@ -16,8 +17,9 @@ from corpora.duplicates import FirstRows
 from corpora.errors import CorpusError, RowError
 from corpora.images import ImageFile, open_image
 from corpora.perceptual_hash import hash_thumbnails, make_thumbnail
-from corpora.readers.protocol import Reader, Row
+from corpora.readers.protocol import ContainerReader, Reader, Row
 from corpora.records import Limits, Pair, Place, Reason, Rejected, escape, pair_id
+from corpora.roots import file_version
 from corpora.sampling import Sample, Sampling, draw_sample
 
 _REMOTE_READERS: Final = 16
@@ -26,10 +28,12 @@ _REMOTE_READERS: Final = 16
 # several requests are made at the same time.
 _BATCH_ROWS: Final = 16
 _BATCH_BYTES: Final = 2 * 2**20
-_SHARED_ROWS: Final = 256  # largest number of captions of an image that are in one batch whatever its size
+_SHARED_ROWS: Final = 256  # rows beyond the size of a batch that it may have if they share one image
 _CACHED_IMAGES = 1024
 _SHOWN_CHARS = 1000
 _LINE = re.compile(r"line (\d+)")
+
+Batches: TypeAlias = Iterator[list["CheckedRow"]]
 
 Inspect: TypeAlias = Callable[[Image.Image, str], object]
 """Function of the decoded image (RGB) and the caption of a pair. Threads call it at the same time."""
@@ -38,6 +42,30 @@ Inspect: TypeAlias = Callable[[Image.Image, str], object]
 def count_cores() -> int:
     """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Consecutive rows of a corpus, to be read by one process: listed rows, or the rows of some containers.
+
+    Attributes:
+        rows: The rows with their numbers, if the images of the corpus are separate files.
+        containers: Name of each container, the number of its first row, and the version of its file.
+        sample: Hashes of those rows of the containers that are in the sample. None if the corpus is not sampled.
+    """
+
+    rows: Sequence[tuple[int, Row]] = ()
+    containers: Sequence[tuple[str, int, object]] = ()
+    sample: Sample | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRow:
+    """The result of a row, with what is needed to reject a pair that repeats an earlier one."""
+
+    result: Pair | Rejected
+    location: str
+    caption: object
 
 
 @dataclass(frozen=True)
@@ -88,6 +116,80 @@ class Corpus:
         """
         return draw_sample(self.reader.rows(), sampling)
 
+    def count_containers(self) -> dict[str, int]:
+        """Count the rows of each container, in the order of the corpus; empty if its images are separate files.
+
+        Raises:
+            CorpusError: The corpus as a whole cannot be read.
+        """
+        reader = self.reader
+        if not isinstance(reader, ContainerReader):
+            return {}
+        return {name: reader.container_count(name) for name in reader.containers()}
+
+    def split(self, size: int, containers: Mapping[str, int], sample: Sample | None = None) -> Iterator[Listing]:
+        """Split the corpus without reading any image, so that several processes can read it with `read`.
+
+        Args:
+            size: Number of rows of a listing. Rows with the same image that follow each other, and the rows of a
+                container, stay together, so that a listing may be larger.
+            containers: Result of `count_containers`.
+            sample: Split only the rows of this sample. Default: all rows.
+
+        Raises:
+            CorpusError: The corpus as a whole cannot be read.
+        """
+        rows = self._rows(sample)  # also checks that the corpus can be read
+        if isinstance(self.reader, ContainerReader):
+            return self._split_containers(self.reader, size, containers, sample)
+        return (Listing(batch) for batch in _split(rows, size) if batch)
+
+    def _split_containers(
+        self, reader: ContainerReader, size: int, containers: Mapping[str, int], sample: Sample | None
+    ) -> Iterator[Listing]:
+        ranks = sorted(sample.hashes.items()) if sample else []
+        first, end, total = 0, 0, sum(containers.values())
+        names: list[tuple[str, int, object]] = []
+        for name, count in containers.items():
+            names.append((name, end, _container_version(reader, name)))
+            end += count
+            if end - first < size and end < total:
+                continue
+            if sample is None:
+                yield Listing(containers=names)
+            elif chosen := dict(ranks[bisect_left(ranks, (first,)) : bisect_left(ranks, (end,))]):
+                yield Listing(containers=names, sample=replace(sample, hashes=chosen))
+            first, names = end, []
+
+    def read(self, listing: Listing, pool: Executor, ahead: int, inspect: Inspect | None = None) -> Batches:
+        """Read the rows of a listing as `pairs` does, except for whether they repeat earlier ones.
+
+        Args:
+            listing: One of those that `split` yields.
+            pool: Threads that read and decode images.
+            ahead: Number of batches that wait in the pool.
+            inspect: See `pairs`.
+
+        Raises:
+            CorpusError: The corpus has changed since it was split.
+        """
+        return self._check(self._listed(listing), pool, ahead, inspect)
+
+    def _listed(self, listing: Listing) -> Iterator[tuple[int, Row]]:
+        yield from listing.rows
+        if isinstance(self.reader, ContainerReader):
+            for name, first, _ in listing.containers:
+                yield from _sampled(enumerate(self.reader.container_rows(name), first), listing.sample)
+
+    def reject_repeated(self, batches: Batches) -> Iterator[Pair | Rejected]:
+        """Yield the results of rows in the order of the corpus. A pair that repeats an earlier one is rejected."""
+        first_rows = FirstRows()
+        try:
+            for batch in batches:
+                yield from _reject_repeated(batch, first_rows, self.limits)
+        finally:
+            first_rows.close()
+
     def pairs(
         self, sample: Sample | None = None, readers: int | None = None, inspect: Inspect | None = None
     ) -> Iterator[Pair | Rejected]:
@@ -108,32 +210,33 @@ class Corpus:
             CorpusError: The corpus as a whole cannot be read. Raised by the call itself for a damaged header or first
                 row, and during iteration for later damage.
         """
-        numbered = enumerate(self.reader.rows())
-        rows = ((number, row) for number, row in numbered if sample is None or sample.contains(number, row))
-        return self._check(rows, readers or self.default_readers, inspect)
+        return self.reject_repeated(self._read_all(self._rows(sample), readers or self.default_readers, inspect))
 
-    def _check(
-        self, rows: Iterator[tuple[int, Row]], readers: int, inspect: Inspect | None
-    ) -> Iterator[Pair | Rejected]:
-        """Check rows, each given with its number, in `readers` threads. See `pairs`."""
-        waiting: deque[Future[list[_Checked]]] = deque()
+    def _rows(self, sample: Sample | None) -> Iterator[tuple[int, Row]]:
+        return _sampled(enumerate(self.reader.rows()), sample)
+
+    def _read_all(self, rows: Iterator[tuple[int, Row]], readers: int, inspect: Inspect | None) -> Batches:
+        with ThreadPoolExecutor(readers, thread_name_prefix="decode") as pool:
+            yield from self._check(rows, pool, 2 * readers, inspect)
+
+    def _check(self, rows: Iterator[tuple[int, Row]], pool: Executor, ahead: int, inspect: Inspect | None) -> Batches:
+        """Check rows, each given with its number, in the threads of the pool. See `read`."""
+        waiting: deque[Future[list[CheckedRow]]] = deque()
         damage: CorpusError | None = None
-        pool = ThreadPoolExecutor(readers, thread_name_prefix="decode")
-        first_rows = FirstRows()
+        checker = _RowChecker(self.reader, self.limits, inspect)
         try:
-            checker = _RowChecker(self.reader, self.limits, inspect)
             try:
                 for batch in _split(rows, 1 if self.reader.is_remote else _BATCH_ROWS):
                     waiting.append(pool.submit(checker.check, batch))
-                    if len(waiting) > 2 * readers:
-                        yield from checker.reject_repeated(waiting.popleft().result(), first_rows)
+                    if len(waiting) > ahead:
+                        yield waiting.popleft().result()
             except CorpusError as error:
                 damage = error  # raised after the rows before it
             while waiting:
-                yield from checker.reject_repeated(waiting.popleft().result(), first_rows)
+                yield waiting.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
-            first_rows.close()
+            for future in waiting:
+                future.cancel()
         if damage is not None:
             raise damage
 
@@ -150,6 +253,10 @@ class Corpus:
         return open_image(self.reader.image(place), self.limits)
 
 
+def _sampled(rows: Iterator[tuple[int, Row]], sample: Sample | None) -> Iterator[tuple[int, Row]]:
+    return rows if sample is None else ((number, row) for number, row in rows if sample.contains(number, row))
+
+
 def _split(rows: Iterator[tuple[int, Row]], size: int) -> Iterator[list[tuple[int, Row]]]:
     """Split rows into batches, and keep rows with the same image together. Rows before a CorpusError are yielded."""
     batch: list[tuple[int, Row]] = []
@@ -157,7 +264,7 @@ def _split(rows: Iterator[tuple[int, Row]], size: int) -> Iterator[list[tuple[in
     try:
         for number, row in rows:
             is_full = len(batch) >= size or in_memory >= _BATCH_BYTES
-            if is_full and (len(batch) >= _SHARED_ROWS or not _have_same_image(batch[-1][1], row)):
+            if is_full and (len(batch) >= size + _SHARED_ROWS or not _have_same_image(batch[-1][1], row)):
                 yield batch
                 batch, in_memory = [], 0
             batch.append((number, row))
@@ -166,6 +273,13 @@ def _split(rows: Iterator[tuple[int, Row]], size: int) -> Iterator[list[tuple[in
         yield batch
         raise
     yield batch
+
+
+def _container_version(reader: ContainerReader, name: str) -> object:
+    try:
+        return file_version(reader.container_path(name))
+    except (OSError, RowError):
+        return None  # its only row states why it cannot be read
 
 
 def _have_same_image(one: Row, other: Row) -> bool:
@@ -184,15 +298,6 @@ class _Image:
     fingerprint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """The result of a row, with what is needed to reject a pair that repeats an earlier one."""
-
-    location: str
-    caption: object
-    result: Pair | Rejected
-
-
 @dataclass(slots=True)
 class _RowChecker:
     """Checker of rows, which remembers recent images, or why they cannot be used."""
@@ -203,7 +308,7 @@ class _RowChecker:
     images: OrderedDict[Place, _Image | RowError] = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def check(self, batch: list[tuple[int, Row]]) -> list[_Checked]:
+    def check(self, batch: list[tuple[int, Row]]) -> list[CheckedRow]:
         """Check a batch of rows, except for whether they repeat earlier ones. Each image is decoded once."""
         prepared = [self._prepare(row) for _, row in batch]
         captions: dict[Place, list[str]] = {}
@@ -221,7 +326,7 @@ class _RowChecker:
             while len(self.images) > _CACHED_IMAGES:
                 self.images.popitem(last=False)
         return [
-            _Checked(row.location, row.caption, self._finish(number, row, found, images))
+            CheckedRow(self._finish(number, row, found, images), row.location, row.caption)
             for (number, row), found in zip(batch, prepared, strict=True)
         ]
 
@@ -249,11 +354,11 @@ class _RowChecker:
         self, number: int, row: Row, found: tuple[Place, str] | RowError, images: dict[Place, _Image | RowError]
     ) -> Pair | Rejected:
         if isinstance(found, RowError):
-            return self._reject_row(number, row, found)
+            return _reject_row(number, row, found, self.limits)
         place, caption = found
         image = images[place]
         if isinstance(image, RowError):
-            return self._reject_row(number, row, image)
+            return _reject_row(number, row, image, self.limits)
         return Pair(
             row=number,
             pair_id=pair_id(image.sha256, caption),
@@ -267,55 +372,66 @@ class _RowChecker:
             inspection=image.inspections.get(caption),
         )
 
-    def reject_repeated(self, checked: list[_Checked], first_rows: FirstRows) -> Iterator[Pair | Rejected]:
-        """Yield the results of a batch. A pair that occurs in `first_rows` becomes a rejected row."""
-        # The message below numbers rows as `location` does: by line of the file, or by row, counted from 1.
-        lines = [_LINE.fullmatch(row.location) for row in checked]
-        numbers = [
-            (row.result.pair_id, int(line[1]) if line else row.result.row + 1)
-            for row, line in zip(checked, lines, strict=True)
-            if isinstance(row.result, Pair)
-        ]
-        firsts = iter(zip(numbers, first_rows.add(numbers), strict=True))
-        for row, line in zip(checked, lines, strict=True):
-            pair = row.result
-            if isinstance(pair, Rejected):
-                yield pair
-                continue
-            (_, place), first = next(firsts)
-            if first == place:
-                yield pair
-                continue
-            problem = (
-                f"{row.location} repeats the image and the caption of {'line' if line else 'row'} {first} (expected "
-                "each pair once). Drop one of them."
-            )
-            error = RowError(Reason.DUPLICATE_PAIR, problem)
-            yield self._reject(pair.row, row.location, pair.file_name, row.caption, pair.attributes, error)
 
-    def _reject_row(self, number: int, row: Row, error: RowError) -> Rejected:
-        name = row.file_name if row.place is None else row.place.name
-        return self._reject(number, row.location, name, row.caption, row.attributes, error)
-
-    def _reject(
-        self, number: int, location: str, name: object, caption: object, attributes: dict[str, str], error: RowError
-    ) -> Rejected:
-        location = escape(location)
-        return Rejected(
-            number,
-            self._show(name),
-            self._show(caption),
-            error.reason,
-            error.detail if error.detail.startswith(location) else f"{location}: {error.detail}",
-            {self._cut(name): self._cut(text) for name, text in attributes.items()},
+def _reject_repeated(batch: list[CheckedRow], first_rows: FirstRows, limits: Limits) -> Iterator[Pair | Rejected]:
+    """Yield the results of a batch. A pair that occurs in `first_rows` becomes a rejected row."""
+    # The message below numbers rows as `location` does: by line of the file, or by row, counted from 1.
+    lines = [_LINE.fullmatch(row.location) for row in batch]
+    numbers = [
+        (row.result.pair_id, int(line[1]) if line else row.result.row + 1)
+        for row, line in zip(batch, lines, strict=True)
+        if isinstance(row.result, Pair)
+    ]
+    firsts = iter(zip(numbers, first_rows.add(numbers), strict=True))
+    for row, line in zip(batch, lines, strict=True):
+        pair = row.result
+        if isinstance(pair, Rejected):
+            yield pair
+            continue
+        (_, place), first = next(firsts)
+        if first == place:
+            yield pair
+            continue
+        problem = (
+            f"{row.location} repeats the image and the caption of {'line' if line else 'row'} {first} (expected "
+            "each pair once). Drop one of them."
         )
+        error = RowError(Reason.DUPLICATE_PAIR, problem)
+        yield _reject(pair.row, row.location, pair.file_name, row.caption, pair.attributes, error, limits)
 
-    def _show(self, value: object) -> str | None:
-        return None if value is None else self._cut(value if isinstance(value, str) else ascii(value))
 
-    def _cut(self, text: str) -> str:
-        longest = max(self.limits.max_caption_chars, _SHOWN_CHARS)
-        return escape(text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)")
+def _reject_row(number: int, row: Row, error: RowError, limits: Limits) -> Rejected:
+    name = row.file_name if row.place is None else row.place.name
+    return _reject(number, row.location, name, row.caption, row.attributes, error, limits)
+
+
+def _reject(
+    number: int,
+    location: str,
+    name: object,
+    caption: object,
+    attributes: dict[str, str],
+    error: RowError,
+    limits: Limits,
+) -> Rejected:
+    location = escape(location)
+    return Rejected(
+        number,
+        _show(name, limits),
+        _show(caption, limits),
+        error.reason,
+        error.detail if error.detail.startswith(location) else f"{location}: {error.detail}",
+        {_cut(name, limits): _cut(text, limits) for name, text in attributes.items()},
+    )
+
+
+def _show(value: object, limits: Limits) -> str | None:
+    return None if value is None else _cut(value if isinstance(value, str) else ascii(value), limits)
+
+
+def _cut(text: str, limits: Limits) -> str:
+    longest = max(limits.max_caption_chars, _SHOWN_CHARS)
+    return escape(text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)")
 
 
 def _check_problem(row: Row) -> None:

@@ -77,6 +77,15 @@ def info(path: "UPath") -> dict[str, Any]:
         return found
 
 
+def file_version(path: Root) -> tuple[object, ...]:
+    """Return what changes when a file is replaced: size and time, or ETag. Raises OSError."""
+    if isinstance(path, Path):
+        status = path.stat()
+        return status.st_size, status.st_mtime_ns
+    found = info(path)
+    return tuple(str(found.get(name)) for name in ("size", "ETag", "Last-Modified", "LastModified", "mtime"))
+
+
 def is_file(path: Root) -> bool:
     """Return whether a path is a regular file. Raises CorpusError if the store cannot be reached."""
     return path.is_file() if isinstance(path, Path) else _type_of(path) == "file"
@@ -248,8 +257,7 @@ def _open_download(path: "UPath") -> BinaryIO:
 
     Unlike fsspec's caches, this function limits the size of a download, and downloads a changed file again.
     """
-    found = info(path)
-    key = (str(path), *(found.get(name) for name in ("size", "ETag", "Last-Modified")))
+    key = (str(path), *file_version(path))
     with _lock:
         copy = _downloads.pop(key, None) or _download(path)
         _downloads[key] = copy

@@ -4,6 +4,7 @@ The stages: ingest, attribute, store, validate; propose regions and slices; flag
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from prefect import flow, get_run_logger, runtime
 
@@ -17,6 +18,7 @@ from tasks.alert import alert
 from tasks.attribute import calibrate
 from tasks.cluster import cluster
 from tasks.confirm import confirm, plan_tests, run_tests
+from tasks.corpus_parts import ReadingPlan, plan_reading, read_part
 from tasks.discover import DiscoveryPlan, discover
 from tasks.flag import flag
 from tasks.ingest import ingest
@@ -102,8 +104,12 @@ def _attribute(
 ) -> list[ShardResult]:
     """Read the corpus, attribute its pairs and store them; return the results of all shards."""
     with stage("ingest"):
-        settings = config.regions.columns, config.lake.shard_size, config.seed, config.regions.detectors
-        shards = ingest(run, config.corpus.absolute(), *settings, config.run.readers)
+        corpus, detectors = config.corpus.absolute(), config.regions.detectors
+        if reading := plan_reading(run, corpus, config.seed):
+            parts = engine.run_parts(read_part, run, ReadingPlan(engine.inputs[0], detectors), reading.parts)
+            reading = replace(reading, parts=parts)
+        settings = config.regions.columns, config.lake.shard_size, config.seed, detectors, config.run.readers
+        shards = ingest(run, corpus, *settings, reading)
     INGEST_ERRORS.set(run.read_manifest()["counts"]["errors"])
     if not shards:
         return []

@@ -9,8 +9,9 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import httpx
@@ -59,16 +60,21 @@ class Engine:
         else:
             self.runner.submit(task, parameters).result()
 
-    def run_parts(self, task: Task[..., Any], run: Run, plan: Any, parts: Sequence[Part]) -> None:
-        """Run a task for each part of a stage, spread over the devices.
+    def run_parts(self, task: Task[..., Any], run: Run, plan: Any, parts: Iterable[Part]) -> list[Part]:
+        """Run a task for each part of a stage, spread over the devices; return the parts without their work.
 
         Raises the first error of a part, after all submitted parts have ended. An interrupt skips the parts that have
         not begun, and waits for the others: no task works for a run that has ended.
         """
-        with bar(f"parts of {parts[0].stage}" if parts else "parts", len(parts)) as advance:
-            for some in chunks(parts, BATCH):
+        total = len(parts) if isinstance(parts, Sized) else None
+        done: list[Part] = []
+        parts = iter(parts)
+        if (first := next(parts, None)) is None:
+            return done
+        with bar(f"parts of {first.stage}", total) as advance:
+            for some in chunks(chain([first], parts), BATCH):
                 plans = [replace(plan, inputs=self.inputs[part.index % len(self.inputs)]) for part in some]
-                futures = self.map(task, run=unmapped(run), plan=plans, part=list(some))
+                futures = self.map(task, run=unmapped(run), plan=plans, part=some)
                 try:
                     for future in as_completed(futures):
                         advance(1)
@@ -81,6 +87,8 @@ class Engine:
                 errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
                 for error in sorted(errors, key=lambda error: isinstance(error, SkippedError)):
                     raise error
+                done += (replace(part, work=None) for part in some)
+        return done
 
     def outcome(self, future: PrefectFuture[Any]) -> Any:
         """Return the result of a task, or the exception that it raised or that Ray raised because its worker died."""

@@ -14,12 +14,14 @@ import pyarrow.parquet as pq
 from prefect import task
 
 import stores
-from corpora import CorpusError, Pair, Reason, Rejected, digest
+from corpora import Corpus, Pair, Reason, Rejected, digest
 from corpora.perceptual_hash import group_near_duplicates, parse_hashes
+from tasks.corpus_parts import Reading, raise_bad_input, read_parts
 from tasks.errors import BadInputError
 from tasks.execution import TASK_OPTIONS
 from tasks.inputs import load_corpus
 from tasks.lake.run import Run, TableWriter
+from tasks.parts import remove_parts
 from tasks.progress import track
 from tasks.records import Shard, box_columns, parse_box
 from tasks.regions import Detections, Detector, load_detectors, run_detectors
@@ -83,20 +85,27 @@ def ingest(
     seed: int,
     detectors: Sequence[str] = (),
     readers: int | None = None,
+    reading: Reading | None = None,
 ) -> list[Shard]:
     """Read the corpus into `pairs` (one row group per shard) and `ingest_errors`; a resumed run reuses its pairs.
 
     `columns` has, by name of a region, the metadata column with its boxes. Each image is decoded once. The boxes that
     `detectors` find in it are stored as `detections`. A pair on which a detector fails has no boxes of that detector.
     The manifest lists the detectors that failed, because alerts on their regions must not count as resolved, and has a
-    sentence about each. Returns the shards. Raises BadInputError if the corpus as a whole cannot be read, one of the
-    columns has no value in any row, or a detector cannot be loaded.
+    sentence about each. If tasks have read the parts of `reading`, their rows are joined in the order of the corpus.
+
+    Returns the shards. Raises BadInputError if the corpus as a whole cannot be read, one of the columns has no value in
+    any row, or a detector cannot be loaded.
     """
     if not run.fetch_files("pairs"):
-        try:
-            _read_corpus(run, settings, columns, shard_size, seed, load_detectors(detectors), readers)
-        except CorpusError as error:
-            raise BadInputError(str(error)) from error
+        with raise_bad_input():
+            corpus = load_corpus(settings)
+            if reading is None:
+                rows, reading = _read_rows(corpus, settings, seed, load_detectors(detectors), readers)
+            else:
+                rows = corpus.reject_repeated(read_parts(run, reading.parts))
+            _store_rows(run, rows, reading, columns, shard_size, bool(detectors))
+    remove_parts(run, "ingest")
     return [Shard(index, size) for index, size in enumerate(run.row_group_sizes("pairs"))]
 
 
@@ -149,28 +158,33 @@ class _RowWriter:
             self.errors.clear()
 
 
-def _read_corpus(
-    run: Run,
-    settings: CorpusConfig,
-    columns: Mapping[str, str],
-    shard_size: int,
-    seed: int,
-    detectors: Sequence[Detector],
-    readers: int | None,
-) -> None:
-    corpus = load_corpus(settings)
+def _read_rows(
+    corpus: Corpus, settings: CorpusConfig, seed: int, detectors: Sequence[Detector], readers: int | None
+) -> tuple[Iterator[Pair | Rejected], Reading]:
+    """Read the corpus in this process. The second result has no parts."""
     listed = corpus.count()  # independent of the reader, so that the accounting gate detects a row that it loses
     sampling = settings.sampling(seed)
     sample = None if sampling is None else corpus.draw_sample(sampling)
-    to_read = listed - (sample.skipped_rows if sample else 0)
     rows = corpus.pairs(sample, readers, partial(run_detectors, detectors) if detectors else None)
+    return rows, Reading(listed, sample.skipped_rows if sample else 0, ())
+
+
+def _store_rows(
+    run: Run,
+    rows: Iterator[Pair | Rejected],
+    reading: Reading,
+    columns: Mapping[str, str],
+    shard_size: int,
+    has_detectors: bool,
+) -> None:
+    to_read = reading.corpus_rows - reading.skipped_rows
     batches = track(iter(lambda: list(islice(rows, _ROWS_PER_STEP)), []), to_read, "reading the corpus", steps=len)
     with run.changes() as changes:
         with contextlib.ExitStack() as files:
             writer = _RowWriter(
                 files.enter_context(changes.open_writer("pairs")),
                 files.enter_context(changes.open_writer("ingest_errors", "ingest")),
-                files.enter_context(changes.open_writer("detections")) if detectors else None,
+                files.enter_context(changes.open_writer("detections")) if has_detectors else None,
                 columns,
                 shard_size,
             )
@@ -184,9 +198,9 @@ def _read_corpus(
                 )
         changes.write_table("near_duplicates", _near_duplicates(stores.fetch(run.path("pairs"))))
         pairs, errors = writer.pair_file.rows, writer.error_file.rows
-        counts = {"corpus_rows": listed, "not_sampled": listed - to_read, "pairs": pairs, "errors": errors}
-        changes.update(counts, corpus_digest=corpus_digest)
-        if detectors:
+        counts = {"corpus_rows": reading.corpus_rows, "not_sampled": reading.skipped_rows}
+        changes.update(counts | {"pairs": pairs, "errors": errors}, corpus_digest=corpus_digest)
+        if has_detectors:
             sentences = [_format_failures(name, failed, pairs) for name, failed in writer.failures.items()]
             changes.update(failed_detectors=sorted(writer.failures), detector_failures=sentences)
 

@@ -98,7 +98,8 @@ class Batch:
 
 
 @cache
-def _readers(number: int) -> ThreadPoolExecutor:
+def reader_pool(number: int) -> ThreadPoolExecutor:
+    """Return the threads of this process that read images."""
     return ThreadPoolExecutor(number, thread_name_prefix="reader")
 
 
@@ -135,7 +136,7 @@ def clear_images(run: Run | None = None) -> None:
 
 def _forget() -> None:
     """Forget what a forked process must not use: the threads that it has not, and the files of its parent."""
-    _readers.cache_clear()
+    reader_pool.cache_clear()
     _image_caches.clear()  # without the lock, which another thread of the parent may have had
 
 
@@ -192,7 +193,7 @@ def _start_reading(run: Run, inputs: Inputs, pairs: Pairs, network: "m2ib.DualEn
         return [_read_into(images[first + i], inputs.corpus, pair, network, kept) for i, pair in enumerate(some)]
 
     first_pairs = list(distinct.values())
-    pool = _readers(inputs.readers or load_corpus(inputs.corpus).default_readers)
+    pool = reader_pool(inputs.readers or load_corpus(inputs.corpus).default_readers)
     starts = range(0, len(first_pairs), _CHUNK)
     chunks = [pool.submit(read, start, first_pairs[start : start + _CHUNK]) for start in starts]
     return _Reading(pairs, {image: place for place, image in enumerate(distinct)}, images, chunks)

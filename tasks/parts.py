@@ -7,15 +7,17 @@ computes a part that has no file. A resumed run reuses the files, so no part is 
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import stores
 from tasks.execution import running
 from tasks.lake.run import Run
 
 Rows = list[dict[str, Any]]
+Item = TypeVar("Item")
 
 _skipped: set[Run] = set()
 
@@ -36,18 +38,17 @@ def skip_parts(run: Run) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a stage. Its work is any value that JSON can represent, such as the ids of the pairs to measure."""
+    """A part of a stage. Its work is a value that determines its rows, such as the ids of the pairs to measure."""
 
     stage: str
     index: int
     work: Any
-    key: str  # digest of the run's attributions, which differ if a resumed run attributes a shard that had failed
+    key: str  # digest of the work, and of the run's attributions, which differ if a failed shard is attributed later
 
     @property
     def name(self) -> str:
         """The path of the part's file in the run's folder."""
-        key = hashlib.sha256(json.dumps([self.key, self.work], sort_keys=True).encode()).hexdigest()[:16]
-        return f"parts/{self.stage}-{self.index:05d}-{key}.json"
+        return f"parts/{self.stage}-{self.index:05d}-{self.key}.json"
 
     def rows(self, run: Run, compute: Callable[[], Iterable[dict[str, Any]]]) -> Rows:
         """Return the rows of the part: those in its file, or computed ones, which are then stored."""
@@ -64,18 +65,26 @@ class Part:
         return rows
 
 
-def make_parts(run: Run, stage: str, works: Iterable[Any]) -> list[Part]:
+def iter_parts(run: Run, stage: str, works: Iterable[Any]) -> Iterator[Part]:
     """Number the parts of a stage."""
     attributions = sorted(
         (entry["path"], entry["sha256"]) for entry in run.read_manifest()["files"] if entry["table"] == "attributions"
     )
-    key = hashlib.sha256(json.dumps(attributions).encode()).hexdigest()
-    return [Part(stage, index, work, key) for index, work in enumerate(works)]
+    run_key = hashlib.sha256(json.dumps(attributions).encode()).hexdigest()
+    for index, work in enumerate(works):
+        identity = json.dumps([run_key, work], sort_keys=True, default=repr)
+        yield Part(stage, index, work, hashlib.sha256(identity.encode()).hexdigest()[:16])
 
 
-def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Split a sequence into parts of at most `size` items."""
-    return (items[start : start + size] for start in range(0, len(items), size))
+def make_parts(run: Run, stage: str, works: Iterable[Any]) -> list[Part]:
+    """Return all parts of a stage; see `iter_parts`."""
+    return list(iter_parts(run, stage, works))
+
+
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Split items into lists of at most `size` items."""
+    iterator = iter(items)
+    return iter(lambda: list(islice(iterator, size)), [])
 
 
 def remove_parts(run: Run, stage: str) -> None:

@@ -107,6 +107,30 @@ class Reader(ABC):
         """
 
 
+class ContainerReader(Reader):
+    """Base class for readers of a format that keeps images in containers, such as tars, which are read in sequence."""
+
+    @abstractmethod
+    def containers(self) -> list[str]:
+        """List the names of the containers in the order of their rows. Raises CorpusError."""
+
+    @abstractmethod
+    def container_path(self, name: str) -> Root:
+        """Return the path of a container. Raises RowError if it is not a file in the corpus."""
+
+    @abstractmethod
+    def container_rows(self, name: str) -> Iterator[Row]:
+        """Yield the rows of a container. A container that cannot be read is one rejected row."""
+
+    @abstractmethod
+    def container_count(self, name: str) -> int:
+        """Return the number of rows that `container_rows` yields, without creating them."""
+
+    def count(self) -> int:
+        """See `Reader.count`."""
+        return sum(map(self.container_count, self.containers()))
+
+
 def require_rows(rows: Iterator[Row], message: str) -> Iterator[Row]:
     """Read the first row, so that errors in it are raised immediately, and return an iterator over all rows.
 

@@ -16,7 +16,7 @@ from corpora.errors import CorpusError, ImageError, RowError
 from corpora.readers import metadata, patterns
 from corpora.readers.imagefolder import resolve_inside
 from corpora.readers.metadata import UNREADABLE, column_values, is_bytes, summarize
-from corpora.readers.protocol import Columns, Reader, Row, require_rows
+from corpora.readers.protocol import Columns, ContainerReader, Row, require_rows
 from corpora.readers.table_files import Cursor, Damage, TableFile, open_table
 from corpora.records import DEFAULT_LIMITS, Limits, Place, Reason
 from corpora.roots import Root, open_binary, real_path
@@ -42,7 +42,7 @@ class TableList(NamedTuple):
     splits: Mapping[str, str | None]
 
 
-class TableReader(Reader):
+class TableReader(ContainerReader):
     """Reader of the rows of table files, one file after another.
 
     The image column contains bytes, or structs with a field `bytes` (the Image feature of Hugging Face). If the default
@@ -65,14 +65,10 @@ class TableReader(Reader):
 
     def rows(self) -> Iterator[Row]:
         """See `Reader.rows`."""
-        names = self._list_files()
+        names = self.containers()
         self._check_first(names)
-        rows = (row for name in names for row in self._file_rows(name))
+        rows = (row for name in names for row in self.container_rows(name))
         return require_rows(rows, f"Corpus {str(self._root)!r} has zero rows (expected at least one). Export it again.")
-
-    def count(self) -> int:
-        """See `Reader.count`."""
-        return sum(map(self._file_count, self._list_files()))
 
     def image(self, place: Place) -> bytes:
         """See `Reader.image`. Recently used cursors are cached, so that sequential access is fast."""
@@ -94,7 +90,8 @@ class TableReader(Reader):
         except RowError as error:
             raise ImageError(error.reason, f"{place.name!a} {error.detail}") from error
 
-    def _list_files(self) -> list[str]:
+    def containers(self) -> list[str]:
+        """See `ContainerReader.containers`."""
         tables = self._find_tables()
         if not tables.splits:
             problem = roots.describe_absence(self._root) or "has no table files"
@@ -122,7 +119,7 @@ class TableReader(Reader):
     def _open(self, name: str, once: bool = False) -> TableFile:
         """Open a table file after checking its path. Raises RowError if it cannot be read. See `open_table`."""
         try:
-            path = resolve_inside(real_path(self._tables.base), name)
+            path = self.container_path(name)
             if roots.check_file(path) == 0:
                 raise RowError(Reason.EMPTY_FILE, f"has 0 bytes, {_EXPECTED}.")  # noqa: TRY301  # not translated below
             table = open_table(path, once)
@@ -154,14 +151,22 @@ class TableReader(Reader):
             )
         return columns
 
-    def _file_count(self, name: str) -> int:
+    def container_path(self, name: str) -> Root:
+        """See `ContainerReader.container_path`."""
+        return resolve_inside(real_path(self._tables.base), name)
+
+    def container_count(self, name: str) -> int:
+        """See `ContainerReader.container_count`."""
         try:
             with closing(self._open(name)) as table:
                 return table.count()
         except RowError:
             return 1
 
-    def _file_rows(self, name: str) -> Iterator[Row]:
+    def container_rows(self, name: str) -> Iterator[Row]:
+        """See `ContainerReader.container_rows`."""
+        if name not in self._tables.splits:
+            self._tables = self._find_tables()
         try:
             table = self._open(name, once=True)
         except RowError as error:
@@ -175,7 +180,7 @@ class TableReader(Reader):
                 return
             schema = table.schema
             names = [entry.name for entry in schema if entry.name == columns.image or not _contains_bytes(entry.type)]
-            split = self._tables.splits[name]
+            split = self._tables.splits.get(name)  # missing if the corpus has changed since it was listed
             extra: dict[str, object] = {} if split is None else {"split": split}
             for start, piece in table.batches(0, names):
                 if isinstance(piece, Damage):

@@ -14,7 +14,7 @@ from corpora.errors import CorpusError, ImageError, RowError
 from corpora.images import SUFFIXES
 from corpora.readers import metadata, patterns
 from corpora.readers.imagefolder import check_name
-from corpora.readers.protocol import Columns, Reader, Row, require_rows
+from corpora.readers.protocol import Columns, ContainerReader, Row, require_rows
 from corpora.readers.tar_headers import DamagedTarError, Member, member_at, members
 from corpora.records import Limits, Place, Reason
 from corpora.roots import Root
@@ -63,7 +63,7 @@ class _Sample:
         self.problem = self.problem or (reason, problem)
 
 
-class WebDatasetReader(Reader):
+class WebDatasetReader(ContainerReader):
     """Reader of a tar, a folder of tars, or a pattern of tars. Consecutive members with the same key become one row.
 
     With the default columns, the image is the member with any image suffix. The caption is the .txt member, or else the
@@ -91,17 +91,25 @@ class WebDatasetReader(Reader):
 
     def rows(self) -> Iterator[Row]:
         """See `Reader.rows`."""
-        names = self._names()
-        rows = (row for name in names for row in self._shard_rows(name, load=True))
+        names = self.containers()
+        rows = (row for name in names for row in self.container_rows(name))
         return require_rows(
             rows,
             f"Corpus {str(self._root)!r} has zero samples in {len(names)} tars (expected members named KEY.jpg and "
             "KEY.txt or KEY.json). Write the tars again.",
         )
 
-    def count(self) -> int:
-        """See `Reader.count`. Only the headers of tar members are read."""
-        return sum(1 for name in self._names() for _ in self._shard_rows(name, load=False))
+    def container_rows(self, name: str) -> Iterator[Row]:
+        """See `ContainerReader.container_rows`."""
+        return self._shard_rows(name, load=True)
+
+    def container_count(self, name: str) -> int:
+        """See `ContainerReader.container_count`. Only the headers of tar members are read."""
+        return sum(1 for _ in self._shard_rows(name, load=False))
+
+    def container_path(self, name: str) -> Root:
+        """See `ContainerReader.container_path`."""
+        return patterns.check_shard(self._folder, name, self._root)
 
     def image(self, place: Place) -> bytes:
         """See `Reader.image`. The member at the stored byte offset must have the stored name."""
@@ -110,8 +118,7 @@ class WebDatasetReader(Reader):
                 Reason.MISSING_FILE, f"{place.name!a} states no position in a tar. Audit the corpus again."
             )
         try:
-            path = patterns.check_shard(self._folder, place.container, self._root)
-            with roots.open_binary(path, ahead=_PICTURE_BYTES) as file:
+            with roots.open_binary(self.container_path(place.container), ahead=_PICTURE_BYTES) as file:
                 member = member_at(file, place.position, file.seek(0, os.SEEK_END))
                 if member is None or member.kind or f"{place.container}/{member.name}" != place.name:
                     raise _changed_error(place, "another member, or none, is there now")
@@ -124,7 +131,8 @@ class WebDatasetReader(Reader):
             problem = roots.row_error(error)
             raise ImageError(problem.reason, f"{place.container!a} {problem.detail}") from error
 
-    def _names(self) -> list[str]:
+    def containers(self) -> list[str]:
+        """See `ContainerReader.containers`."""
         shards = roots.list_names(self._root, "*.t*") if roots.is_folder(self._root) else [self._root.name]
         packed = next((name for name in shards if name.endswith(_COMPRESSED)), None)
         if packed is not None:
@@ -138,8 +146,7 @@ class WebDatasetReader(Reader):
         """
         location = f"Shard {name!a}"
         try:
-            path = patterns.check_shard(self._folder, name, self._root)
-            with roots.open_binary(path) as file:
+            with roots.open_binary(self.container_path(name)) as file:
                 yield from (self._row(name, sample) for sample in self._samples(file, load))
         except (OSError, RowError) as error:
             cause = roots.row_error(error)

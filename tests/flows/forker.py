@@ -21,6 +21,8 @@ import torch
 from flows import audit as flow
 from flows import fan_out, lifecycle
 from flows.config import parse
+from flows.engines import Engine
+from tasks import corpus_parts
 from tasks.execution import is_storage_full
 from tasks.inputs import load_model
 
@@ -42,6 +44,13 @@ def run_sequentially(run, shards, engine, plan):
         except RuntimeError as error:
             results.append(fan_out.quarantine_shard(run, shard, error))
     return results
+
+
+def run_parts_sequentially(_engine, task, run, plan, parts):
+    done = list(parts)
+    for part in done:
+        task(run, plan, part)
+    return done
 
 
 def audit(order):
@@ -74,6 +83,8 @@ def main():
     with pytest.MonkeyPatch.context() as patch:
         disable_prefect(patch)
         patch.setattr(flow, "fan_out", run_sequentially)
+        patch.setattr(Engine, "run_parts", run_parts_sequentially)
+        patch.setattr(corpus_parts, "ROWS_PER_PART", 10)
         patch.setattr(lifecycle, "_write_report", lambda *_: None)  # takes as long as all other stages
         order = json.loads(sys.stdin.readline())
         load_model(parse(order["config"], "test").models()[0])

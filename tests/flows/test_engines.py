@@ -52,6 +52,20 @@ except ShardsError as error:
     print(error)
 """
 
+# An audit whose own process reads no image. Workers import this program anew.
+READ_ELSEWHERE = """
+from corpora import Corpus
+from flows.cli import main
+from tasks import corpus_parts
+
+def refuse(*_):
+    raise RuntimeError("the process of the flow reads images")
+
+corpus_parts.ROWS_PER_PART = 7
+Corpus.read = Corpus.pairs = refuse
+main()
+"""
+
 
 def make_config(**run):
     return parse({"corpus": {"path": "x"}, "model": {"architecture": "y"}, "run": run}, "test")
@@ -244,13 +258,13 @@ def run_program(code, environment, folder, *arguments):
     )  # fmt: skip
 
 
-def run_audit(environment, folder, *arguments):
-    return run_program("from flows.cli import main; main()", environment, folder, "run", *arguments, "--verbose")
+def run_audit(environment, folder, *arguments, program="from flows.cli import main; main()"):
+    return run_program(program, environment, folder, "run", *arguments, "--verbose")
 
 
-def read_attributions(lake):
+def read_rows(lake, table):
     with sql.connect(lake) as connection:
-        rows = sql.read(connection, "FROM attributions ORDER BY pair_id")
+        rows = sql.read(connection, f"FROM {table} ORDER BY pair_id")
     return [json.dumps({key: row[key] for key in row if key not in DIFFERS_PER_RUN}, default=str) for row in rows]
 
 
@@ -263,13 +277,17 @@ def read_statistics(lake):
 def test_maps_of_a_cluster_equal_those_of_a_local_run(environment, ray_cluster, write_config, tmp_path):
     local, local_lake = write_config("local")
     remote, remote_lake = write_config("ray", engine="ray", ray_address=ray_cluster, gpus_per_task=0)
-    for path in (local, remote):
-        process = run_audit(environment, tmp_path, path)
+    programs = {local: {}, remote: {"program": READ_ELSEWHERE}}
+    for path, program in programs.items():
+        process = run_audit(environment, tmp_path, path, **program)
         assert process.returncode in (0, 3), process.stderr
     workers = set(re.findall(r"shard \d+: \d+ attributions by (process \d+ on \S+)", process.stderr))
     assert len(workers) >= 2, process.stderr
-    assert len(read_attributions(local_lake)) == 40
-    assert read_attributions(local_lake) == read_attributions(remote_lake)
+    for table in ("pairs", "attributions"):
+        assert len(read_rows(local_lake, table)) == 40
+        assert read_rows(local_lake, table) == read_rows(remote_lake, table)
+    (local_record,), (remote_record,) = sql.read_manifests(local_lake), sql.read_manifests(remote_lake)
+    assert remote_record["corpus_digest"] == local_record["corpus_digest"]
     assert read_statistics(local_lake) == read_statistics(remote_lake)
 
 

@@ -6,7 +6,7 @@ import sql
 from tasks import confirm as confirm_stage
 from tasks.confirm import confirm, plan_tests
 from tasks.interventions.samples import clear_samples
-from tasks.parts import Part, chunks, make_parts, remove_parts
+from tasks.parts import chunks, make_parts, remove_parts
 from tasks.screen import cover_regions, plan_screening, screen
 from tasks.self_audit import check_region, plan_self_audit, self_audit
 
@@ -27,7 +27,8 @@ def test_rows_of_a_part_are_computed_once_and_kept_exactly(hand_written_run):
     rows = [{"x": 0.1 + 0.2, "y": None, "z": "ä"}]
     assert part.rows(hand_written_run, lambda: iter(rows)) == rows
     assert part.rows(hand_written_run, lambda: pytest.fail("computed again")) == rows
-    assert Part("stage", 0, "other work", part.key).rows(hand_written_run, list) == []
+    (changed,) = make_parts(hand_written_run, "stage", ["other work"])
+    assert changed.rows(hand_written_run, list) == []
     assert other.rows(hand_written_run, list) == []
     hand_written_run.add_pairs(["a caption"])
     hand_written_run.add_attributions([[1.0]], (1, 1))

@@ -173,13 +173,13 @@ class Corpus:
         Raises:
             CorpusError: The corpus has changed since it was split.
         """
-        return self._check(self._listed(listing), pool, ahead, inspect)
+        return self._check(self._iter_listing(listing), pool, ahead, inspect)
 
-    def _listed(self, listing: Listing) -> Iterator[tuple[int, Row]]:
+    def _iter_listing(self, listing: Listing) -> Iterator[tuple[int, Row]]:
         yield from listing.rows
         if isinstance(self.reader, ContainerReader):
             for name, first, _ in listing.containers:
-                yield from _sampled(enumerate(self.reader.container_rows(name), first), listing.sample)
+                yield from _select_rows(enumerate(self.reader.container_rows(name), first), listing.sample)
 
     def reject_repeated(self, batches: Batches) -> Iterator[Pair | Rejected]:
         """Yield the results of rows in the order of the corpus. A pair that repeats an earlier one is rejected."""
@@ -213,7 +213,7 @@ class Corpus:
         return self.reject_repeated(self._read_all(self._rows(sample), readers or self.default_readers, inspect))
 
     def _rows(self, sample: Sample | None) -> Iterator[tuple[int, Row]]:
-        return _sampled(enumerate(self.reader.rows()), sample)
+        return _select_rows(enumerate(self.reader.rows()), sample)
 
     def _read_all(self, rows: Iterator[tuple[int, Row]], readers: int, inspect: Inspect | None) -> Batches:
         with ThreadPoolExecutor(readers, thread_name_prefix="decode") as pool:
@@ -253,7 +253,7 @@ class Corpus:
         return open_image(self.reader.image(place), self.limits)
 
 
-def _sampled(rows: Iterator[tuple[int, Row]], sample: Sample | None) -> Iterator[tuple[int, Row]]:
+def _select_rows(rows: Iterator[tuple[int, Row]], sample: Sample | None) -> Iterator[tuple[int, Row]]:
     return rows if sample is None else ((number, row) for number, row in rows if sample.contains(number, row))
 
 

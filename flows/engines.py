@@ -61,7 +61,7 @@ class Engine:
             self.runner.submit(task, parameters).result()
 
     def run_parts(self, task: Task[..., Any], run: Run, plan: Any, parts: Iterable[Part]) -> list[Part]:
-        """Run a task for each part of a stage, spread over the devices; return the parts without their work.
+        """Run a task for each part of a stage, spread over the devices; return the parts without their data.
 
         Raises the first error of a part, after all submitted parts have ended. An interrupt skips the parts that have
         not begun, and waits for the others: no task works for a run that has ended.
@@ -87,7 +87,7 @@ class Engine:
                 errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
                 for error in sorted(errors, key=lambda error: isinstance(error, SkippedError)):
                     raise error
-                done += (replace(part, work=None) for part in some)
+                done += (replace(part, data=b"") for part in some)
         return done
 
     def outcome(self, future: PrefectFuture[Any]) -> Any:

@@ -38,17 +38,22 @@ def skip_parts(run: Run) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a stage. Its work is a value that determines its rows, such as the ids of the pairs to measure."""
+    """A part of a stage. Its work is any value that JSON can represent, such as the ids of the pairs to measure.
+
+    `data` is input that is too large to keep once the rows are stored. The work must have a digest of it.
+    """
 
     stage: str
     index: int
     work: Any
-    key: str  # digest of the work, and of the run's attributions, which differ if a failed shard is attributed later
+    key: str  # digest of the run's attributions, which differ if a resumed run attributes a shard that had failed
+    data: bytes = b""
 
     @property
     def name(self) -> str:
         """The path of the part's file in the run's folder."""
-        return f"parts/{self.stage}-{self.index:05d}-{self.key}.json"
+        key = hashlib.sha256(json.dumps([self.key, self.work], sort_keys=True).encode()).hexdigest()[:16]
+        return f"parts/{self.stage}-{self.index:05d}-{key}.json"
 
     def rows(self, run: Run, compute: Callable[[], Iterable[dict[str, Any]]]) -> Rows:
         """Return the rows of the part: those in its file, or computed ones, which are then stored."""
@@ -65,20 +70,13 @@ class Part:
         return rows
 
 
-def iter_parts(run: Run, stage: str, works: Iterable[Any]) -> Iterator[Part]:
+def make_parts(run: Run, stage: str, works: Iterable[Any]) -> list[Part]:
     """Number the parts of a stage."""
     attributions = sorted(
         (entry["path"], entry["sha256"]) for entry in run.read_manifest()["files"] if entry["table"] == "attributions"
     )
-    run_key = hashlib.sha256(json.dumps(attributions).encode()).hexdigest()
-    for index, work in enumerate(works):
-        identity = json.dumps([run_key, work], sort_keys=True, default=repr)
-        yield Part(stage, index, work, hashlib.sha256(identity.encode()).hexdigest()[:16])
-
-
-def make_parts(run: Run, stage: str, works: Iterable[Any]) -> list[Part]:
-    """Return all parts of a stage; see `iter_parts`."""
-    return list(iter_parts(run, stage, works))
+    key = hashlib.sha256(json.dumps(attributions).encode()).hexdigest()
+    return [Part(stage, index, work, key) for index, work in enumerate(works)]
 
 
 def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

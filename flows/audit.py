@@ -25,7 +25,7 @@ from tasks.ingest import ingest
 from tasks.inputs import clear_images, count_reads
 from tasks.interventions.samples import InterventionPlan, clear_samples
 from tasks.lake.run import Run
-from tasks.notify import notify, notify_failed_start
+from tasks.notify import notify_failed_start, update_history
 from tasks.phrases import phrases
 from tasks.progress import Stages
 from tasks.records import ShardResult
@@ -59,11 +59,12 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
         signer = config.ledger.signer()
         run = begin(config, models, resume or find_run_of_flow(config.lake.root, runtime.flow_run.id))
     except Exception as error:
-        notify_failed_start({"corpus": config.corpus.place, "model": config.model.name}, str(error))
+        notify_failed_start({"corpus": config.corpus.place, "model": config.model.name}, str(error), config.notify)
         raise
     if base := run.read_manifest()["incremental"]:
         get_run_logger().info("run %s %s", run.run_id, base)
-    with serve_metrics(config.run.metrics, [model.device for model in models]), run_lifecycle(run, signer) as stage:
+    metrics = serve_metrics(config.run.metrics, [model.device for model in models])
+    with metrics, run_lifecycle(run, config.notify, signer) as stage:
         if seconds := seconds_since_start():
             stage.add("start", seconds)
         try:
@@ -90,7 +91,7 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
         attribution_reads = count_reads(run)
         warnings += _find_alerts(run, config, engine, gpu_limits, stage)
     with stage("notify"):
-        notify(run, config.notify, config.alerts.min_pairs)
+        update_history(run, config.alerts.min_pairs)
     if read_again := count_reads(run) - attribution_reads:
         get_run_logger().info(
             "%d images were read again for the tests; see [run] cache_bytes = %d", read_again, config.run.cache_bytes

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from flows.commands import audits, inspect, lake, reviewing
+from flows.commands import audits, inspect, lake, notifying, operating, reviewing
 from flows.commands.output import Exit, exit_on_error, fail
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,8 +23,9 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "run": audits.run,
         "reflag": audits.reflag,
         "alerts": audits.alerts,
-        "notify": audits.notify,
+        "runs": operating.runs,
     },
+    "Operations": {"schedule": operating.schedule, "notify": notifying.notify, "doctor": operating.doctor},
     "Corpora and models": {
         "corpus": inspect.corpus,
         "detectors": inspect.detectors,

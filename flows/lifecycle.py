@@ -21,6 +21,7 @@ from tasks.lake.run import REPORT, Run
 from tasks.messages import publish_outcome
 from tasks.notify import notify_run_end
 from tasks.progress import Stages, bar, format_seconds_per_stage
+from tasks.settings import NotifyConfig
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class AuditResult:
 
 
 @contextlib.contextmanager
-def run_lifecycle(run: Run, signer: SigningKey | None = None) -> Iterator[Stages]:
-    """Lock a run while its stages run in the block; then send the event of its end, and record its status.
+def run_lifecycle(run: Run, notify: NotifyConfig, signer: SigningKey | None = None) -> Iterator[Stages]:
+    """Lock a run while its stages run in the block; then notify people, and record its status.
 
     Yields the timer of the stages: a resumed run adds to the times of its earlier attempts. Raises ResumeError if
     another process has locked the run, or has completed it in the meantime.
@@ -56,11 +57,11 @@ def run_lifecycle(run: Run, signer: SigningKey | None = None) -> Iterator[Stages
             with bar("audit"):
                 yield stages
         except BaseException as error:
-            abort(run, error, signer, stages)
+            abort(run, error, notify, signer, stages)
             raise
         if stages:
             get_run_logger().info("run %s: %s", run.run_id, format_seconds_per_stage(stages))
-        notify_run_end(run)  # writes the manifest, so the lock is still needed
+        notify_run_end(run, notify, signer)  # writes the manifest, so the lock is still needed
         record_run_end(run, signer)
 
 
@@ -80,7 +81,9 @@ def conclude(run: Run, signer: SigningKey | None = None) -> AuditResult:
     return result
 
 
-def abort(run: Run, error: BaseException, signer: SigningKey | None = None, stages: Stages | None = None) -> None:
+def abort(
+    run: Run, error: BaseException, notify: NotifyConfig, signer: SigningKey | None = None, stages: Stages | None = None
+) -> None:
     """Set the final status of a run that an error or an interrupt ended, unless the run already has a final status.
 
     If the lake cannot be reached, the status is not set, and only the original error is raised.
@@ -91,7 +94,7 @@ def abort(run: Run, error: BaseException, signer: SigningKey | None = None, stag
     with contextlib.suppress(OSError, sql.LakeError):
         if run.read_manifest()["status"] == "running":
             run.finish(status, reason, stage_seconds=stages or {})
-    notify_run_end(run)
+    notify_run_end(run, notify, signer)
     record_run_end(run, signer)
 
 

@@ -12,20 +12,28 @@ PACKAGES = ("flows", "tasks", "m2ib", "corpora", "sql", "review", "stores")
 
 
 def code_version() -> str:
-    """Return the package's version, with the commit in a git checkout (`.dirty` and a digest if files were changed)."""
+    """Return the package's version, in a git checkout with the last commit that changed the packages.
+
+    If files of the packages were changed since, `.dirty` and a digest follow. Other files do not count.
+    """
     root = Path(__file__).resolve().parent.parent
     version = m2ib.version.__version__
     if not (root / ".git").exists():
         return version
-    try:
-        described = subprocess.run(  # fixed arguments
-            ["git", "describe", "--always", "--dirty=.dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(  # noqa: S603  # fixed arguments
+            ["git", *arguments, "--", *PACKAGES],  # noqa: S607
             cwd=root, capture_output=True, text=True, check=True, timeout=10,
         )  # fmt: skip
+        return done.stdout.strip()
+
+    try:
+        commit = git("log", "-1", "--format=%h", "--abbrev=12")
+        is_dirty = git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return version
-    commit = described.stdout.strip()
-    return f"{version}+g{commit}" + (f".{_source_digest(root)}" if commit.endswith(".dirty") else "")
+    return f"{version}+g{commit}" + (f".dirty.{_source_digest(root)}" if is_dirty else "")
 
 
 def _source_digest(root: Path) -> str:

@@ -24,7 +24,7 @@ from tasks.errors import BadInputError
 from tasks.flag import flag
 from tasks.lake.incremental import NO_BASE
 from tasks.lake.run import Run
-from tasks.notify import notify, notify_failed_start
+from tasks.notify import notify_failed_start, update_history
 from tasks.phrases import phrases
 from tasks.progress import Stages
 from tasks.settings import AlertsConfig, NotifyConfig, PhrasesConfig
@@ -68,10 +68,10 @@ def reflag(
         signer = ledger.signer()
         run, earlier, custom_rules = begin_reflag(root, run_id, alerts, phrases)
     except Exception as error:
-        notify_failed_start(_describe_audit(root, run_id), str(error))
+        notify_failed_start(_describe_audit(root, run_id), str(error), notify)
         raise
-    with run_lifecycle(run, signer) as stage:
-        _run_pipeline(run, earlier, alerts, custom_rules, phrases, notify, stage)
+    with run_lifecycle(run, notify, signer) as stage:
+        _run_pipeline(run, earlier, alerts, custom_rules, phrases, stage)
     return conclude(run, signer)
 
 
@@ -81,7 +81,6 @@ def _run_pipeline(
     alerts: AlertsConfig,
     custom_rules: Mapping[str, str],
     phrase_settings: PhrasesConfig,
-    notify_settings: NotifyConfig,
     stage: Stages,
 ) -> None:
     """Run all stages and write the final status of the run."""
@@ -108,7 +107,7 @@ def _run_pipeline(
     with stage("alert"):
         alert(run, alerts)
     with stage("notify"):
-        notify(run, notify_settings, alerts.min_pairs)
+        update_history(run, alerts.min_pairs)
     run.finish(before["status"], "; ".join(warnings) or None, stage_seconds=stage)
 
 

@@ -45,6 +45,7 @@ LEDGER_TABLES = {
     "countersigns": "countersign",
     "sign_offs": "sign_off",
     "overlay_names": "name",
+    "deliveries": "notification",
 }
 """Tables that are read from the ledger. The value is the kind of the records that become the rows of the table."""
 COMPLETE = ("completed", "completed_with_errors")
@@ -321,7 +322,7 @@ def _define_decisions(connection: Connection, records: Iterable[ledger.Record]) 
         try:
             for record in (record for record in records if record.kind == kind):
                 which = f"record {record.number} ({kind})"
-                rows.append(_decision_row(record))
+                rows += _delivery_rows(record) if kind == "notification" else [_decision_row(record)]
             which = f"one of the records of kind {kind}"
             _insert(connection, table, rows)
         except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -339,6 +340,11 @@ def _decision_row(record: ledger.Record) -> dict[str, Any]:
     row |= record.body.get("evidence", {}) | record.body.get("alerts", {}) | record.body
     row |= {"reviewer": reviewer["name"], "role": reviewer["role"], "identity": reviewer["identity"]}
     return row | {"person": ledger.normalize_person(reviewer["name"]), "until": until and date.fromisoformat(until)}
+
+
+def _delivery_rows(record: ledger.Record) -> list[dict[str, Any]]:
+    """Convert a record of notifications to rows of the table `deliveries`, one for each message and recipient."""
+    return [{**message, "number": record.number, "tried_at": record.time} for message in record.body["messages"]]
 
 
 def _insert(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -27,12 +27,13 @@ from stores.urls import Root
 
 FOLDER = "ledger"
 HEAD = "HEAD"
-KINDS = ("run", "rewrite", "report", "review", "countersign", "sign_off", "name")
+KINDS = ("run", "rewrite", "report", "notification", "review", "countersign", "sign_off", "name")
 """Kinds of records.
 
 - `run`: a run ended
 - `rewrite`: the files of a run were compacted or pruned
 - `report`: a report of a run was written
+- `notification`: messages were sent, or could not be delivered
 - `review`: a person reviewed an alert
 - `countersign`: a second person signed a review or a sign-off
 - `sign_off`: a person signed off a run

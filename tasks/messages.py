@@ -1,4 +1,4 @@
-"""Messages about alerts and runs: events as data, which `tasks.notify` sends, and Prefect artifacts.
+"""Messages about alerts and runs: events as data, which `tasks.notify` sends, their text, and Prefect artifacts.
 
 Captions, slices and regions are untrusted text. Sentences that contain them are passed through `sanitize`; other fields
 of an event's payload have the exact values. Artifacts are only an overview of the lake and the report. If one cannot be
@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -52,17 +52,32 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Event:
-    """A Prefect event to send, such as `m2ib.alert.new`."""
+    """A Prefect event to send, such as `m2ib.alert.new`, and the message about it."""
 
     event: str
     key: str  # for deduplication: the same whenever the same event is sent again
     resource: dict[str, str]  # what it is about, as labels of a Prefect resource
     payload: dict[str, Any]
+    life_ids: tuple[str, ...] = ()  # the alerts that it is about
 
     @property
     def event_id(self) -> uuid.UUID:
         """The id of the event, made from the key, so that a server ignores the event when it is sent again."""
         return uuid.uuid5(_NAMESPACE, self.key)
+
+    @property
+    def subject(self) -> str:
+        """The subject of the message: audit, status, and the region of an alert."""
+        status = format_status(self.event.rpartition(".")[2].replace("-", " "))
+        region = f", {self.resource['prefect.resource.name']}" if self.event.startswith("m2ib.alert.") else ""
+        return f"{self.payload['audit']}: {status}{region}"
+
+    @property
+    def body(self) -> str:
+        """The text of the message: what happened, and where to read more."""
+        facts = {key.replace("_", " "): self.payload.get(key) for key in ("audit", "run_id", "first_seen", "url")}
+        facts["deduplication key"] = self.key
+        return "\n".join([self.payload["text"], *(f"{key}: {value}" for key, value in facts.items() if value)])
 
 
 def sanitize(text: str, limit: int = 160) -> str:
@@ -103,8 +118,23 @@ def describe_alerts(rows: Sequence[Mapping[str, Any]], limit: int) -> list[str]:
     return lines + ([f"and {len(rows) - limit} more, see the report"] if len(rows) > limit else [])
 
 
+@dataclass(frozen=True)
+class Links:
+    """Where people read about a run: its report, and its pages on the review site if that has a URL."""
+
+    report: str
+    review_url: str | None = None
+
+    def page(self, run_id: str, alert_id: str | None = None) -> str | None:
+        """Return the URL of the page of an alert or run; None without a review site."""
+        if self.review_url is None:
+            return None
+        alert = f"/alerts/{quote(alert_id, safe='')}" if alert_id else ""
+        return f"{self.review_url.rstrip('/')}/runs/{quote(run_id, safe='')}{alert}"
+
+
 def _event(
-    name: str, key: str, record: Mapping[str, Any], report: str, alert: Mapping[str, Any] | None = None, **facts: Any
+    name: str, key: str, record: Mapping[str, Any], links: Links, alert: Mapping[str, Any] | None = None, **facts: Any
 ) -> Event:
     """Build an event about an alert (a row of the alert history), or about the run itself."""
     audit, audit_id, run_id = audit_name(record), sql.audit_id(record), record["run_id"]
@@ -117,30 +147,40 @@ def _event(
             "m2ib.severity": alert["severity"] or "none",
             "m2ib.side": alert["side"],
         }
-    about = {"audit": audit, "audit_id": audit_id, "run_id": run_id, "report": report, "dedup_key": key}
+    about = {"audit": audit, "audit_id": audit_id, "run_id": run_id, "report": links.report, "dedup_key": key}
+    about["url"] = links.page(run_id, alert["alert_id"] if alert else None)
     payload = about | facts | {name: record[name] for name in ("corpus", "model")}
-    return Event(name, key, resource, payload)
+    return Event(name, key, resource, payload, (alert["life_id"],) if alert else ())
 
 
-def build_alert_event(row: Mapping[str, Any], record: Mapping[str, Any], report: str) -> Event:
+def build_alert_event(row: Mapping[str, Any], record: Mapping[str, Any], links: Links) -> Event:
     """Build the event about an alert, which is a row of the alert history."""
     key = f"{row['life_id']}:{row['life']}:{row['run_id']}"
     facts = {column: row[column] for column in _PAYLOAD_COLUMNS} | {"text": format_alert_update(row, sanitize)}
     facts |= {column: row[column].isoformat() for column in ("first_seen", "last_seen")}
-    return _event(f"m2ib.alert.{slugify(row['life'])}", key, record, report, row, **facts)
+    return _event(f"m2ib.alert.{slugify(row['life'])}", key, record, links, row, **facts)
 
 
-def build_digest_event(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], report: str) -> Event:
+def build_digest_event(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], links: Links) -> Event:
     """Build one event for all notifiable alerts: their number per status, and a line for each of the most urgent."""
     counts = dict.fromkeys(ALERT_STATUSES, 0) | Counter(row["life"] for row in rows)
     lines = describe_alerts(rows, MAX_DIGEST_LINES)
     text = "\n".join([", ".join(f"{count} {format_status(status)}" for status, count in counts.items()), *lines])
-    return _event(
-        "m2ib.audit.digest", f"digest:{record['run_id']}", record, report, counts=counts, lines=lines, text=text
+    event = _event(
+        "m2ib.audit.digest", f"digest:{record['run_id']}", record, links, counts=counts, lines=lines, text=text
     )
+    return replace(event, life_ids=tuple(row["life_id"] for row in rows))
 
 
-def build_run_event(record: Mapping[str, Any], report: str) -> Event:
+def build_backlog_event(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], links: Links, key: str) -> Event:
+    """Build one event for the open alerts of earlier runs that nobody was notified of; `key` distinguishes events."""
+    lines = describe_alerts(rows, MAX_DIGEST_LINES)
+    text = "\n".join([f"{format_count(len(rows), 'alert')} of earlier runs, open and not notified before:", *lines])
+    event = _event("m2ib.audit.open-alerts", f"backlog:{record['run_id']}:{key}", record, links, lines=lines, text=text)
+    return replace(event, life_ids=tuple(row["life_id"] for row in rows))
+
+
+def build_run_event(record: Mapping[str, Any], links: Links) -> Event:
     """Build the event of a run that has ended: `m2ib.audit.completed`, `.stopped` (by a gate), `.failed`, ...
 
     If a resumed run fails again for the same reason, the event has the same id as before.
@@ -155,13 +195,15 @@ def build_run_event(record: Mapping[str, Any], report: str) -> Event:
     )
     text += f"; {sanitize(reason, 600)}" if reason else ""
     facts = {"status": status, "reason": record["reason"], "text": text}
-    return _event(f"m2ib.audit.{slugify(status)}", key, record, report, **facts)
+    return _event(f"m2ib.audit.{slugify(status)}", key, record, links, **facts)
 
 
 def build_failed_start_event(facts: Mapping[str, Any], reason: str) -> Event:
     """Build the event of an audit that could not begin and has no run; the event of each attempt has a different id."""
     about = {"status": "failed", "reason": reason, "text": f"the audit could not begin: {sanitize(reason, 600)}"}
-    return _event("m2ib.audit.failed", f"not begun:{uuid.uuid4().hex}", {**facts, "run_id": ""}, "", None, **about)
+    return _event(
+        "m2ib.audit.failed", f"not begun:{uuid.uuid4().hex}", {**facts, "run_id": ""}, Links(""), None, **about
+    )
 
 
 def slugify(text: str) -> str:

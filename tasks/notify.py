@@ -1,11 +1,12 @@
-"""Alerts -> alert history -> events: compare the alerts of a run with earlier runs, and send events of changes.
+"""Alerts -> alert history -> messages: compare the alerts of a run with earlier runs, and notify people of changes.
 
-The alert history (table `lives`) is stored before any event is sent. Events that were sent are stored in
-`notifications`. A failure to send is logged and never fails a run.
+The stage stores the alert history (table `lives`). When the run has ended, messages are sent to recipients, and each
+attempt is recorded in the lake's ledger: the next run of the audit sends what was not delivered. The same is sent as
+Prefect events (`notifications`), for other automations. A failure to send is logged and never fails a run.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -16,10 +17,13 @@ from prefect.events.worker import EventsWorker
 
 import sql
 from sql.row_types import AlertHistoryRow
+from stores.keys import SigningKey
 from tasks import messages
 from tasks.execution import log_failure, run_logger
 from tasks.lake.run import Run
 from tasks.messages import Event
+from tasks.outbox import Outbox, deliver, find_recipients
+from tasks.recipients import is_enabled
 from tasks.settings import NotifyConfig
 
 _SEND_SECONDS = 10.0  # a server that is down must not block the audit
@@ -73,20 +77,26 @@ def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> li
         return cast("list[AlertHistoryRow]", sql.rows(connection, "derive/alert_history", **parameters))
 
 
-def store_alert_history(run: Run, min_pairs: int) -> tuple[list[AlertHistoryRow], bool]:
-    """Compute and store the alert history of a run; return it, and whether a later run of its audit is complete.
+def store_alert_history(run: Run, min_pairs: int) -> list[AlertHistoryRow]:
+    """Compute, store and return the alert history of a run.
 
     If earlier runs cannot be read, all alerts count as new: a repeated notification is better than a missing one.
     `min_pairs` is the smallest slice that rules examine: an absent alert of a smaller slice is not resolved.
     """
     try:
-        previous, is_outdated = _find_neighbors(run)
-        rows = _compute_alert_history(run, previous, min_pairs)
+        rows = _compute_alert_history(run, _find_neighbors(run)[0], min_pairs)
     except sql.LakeError:
         run_logger().exception("run %s: earlier runs of the lake cannot be read: every alert counts as new", run.run_id)
-        rows, is_outdated = _compute_alert_history(run, None, min_pairs), False
+        rows = _compute_alert_history(run, None, min_pairs)
     run.write_table("lives", rows)
-    return rows, is_outdated
+    return rows
+
+
+@task(name="notify", cache_policy=NO_CACHE, persist_result=False)
+def update_history(run: Run, min_pairs: int) -> None:
+    """Store the alert history (see `store_alert_history`). A failure is logged, and does not fail the run."""
+    with log_failure("run %s: its alert history could not be stored", run.run_id):
+        store_alert_history(run, min_pairs)
 
 
 def _send(news: Sequence[Event]) -> list[Event]:
@@ -105,7 +115,7 @@ def _send(news: Sequence[Event]) -> list[Event]:
 
 
 def send_new_events(run: Run, news: Sequence[Event]) -> int:
-    """Send the events that no attempt of this run has sent yet, and store which events were sent.
+    """Send the events that no attempt of this run has sent to Prefect yet, and store which events were sent.
 
     If the process ends between sending and storing, the resumed run sends the event again with the same id, and the
     server ignores it. Returns the number of events sent.
@@ -128,33 +138,48 @@ def send_new_events(run: Run, news: Sequence[Event]) -> int:
     return len(rows)
 
 
-@task(name="notify", cache_policy=NO_CACHE, persist_result=False)
-def notify(run: Run, settings: NotifyConfig, min_pairs: int) -> int | None:
-    """Store the alert history (see `store_alert_history`), send events about it, and return the number of events sent.
+def notify_run_end(run: Run, settings: NotifyConfig, signer: SigningKey | None = None) -> None:
+    """Notify people of the end of a run, of changes of alerts, and of what was not delivered before.
 
-    Nothing is sent if a later run of the audit is already complete, for example because this run was resumed late or
-    re-flags an old run: its alerts are outdated. A failure is logged, and does not fail the run.
+    Nothing is sent about alerts if a later run of the audit is already complete, for example because this run was
+    resumed late or re-flags an old run: its alerts are outdated. A failure is logged, so that the audit's own error is
+    not hidden.
     """
-    with log_failure("run %s: its alerts could not be sent; list them with: m2ib-audit alerts", run.run_id):
-        history, is_outdated = store_alert_history(run, min_pairs)
-        rows, about = messages.select_notifiable(history), (run.read_manifest(), run.report_path)
-        news = [messages.build_alert_event(row, *about) for row in rows if row["life"] in settings.tell]
-        if is_outdated:
-            message = "run %s: no alerts are sent, because a later run of this audit is complete"
-            run_logger().warning(message, run.run_id)
-            news = []
-        elif settings.digest:
-            news = [messages.build_digest_event(rows, *about)]
-        return send_new_events(run, news)
+    with log_failure("run %s: nobody could be notified; list its alerts with: m2ib-audit alerts", run.run_id):
+        outbox = Outbox(run, settings)
+        events = _list_events(run, settings, {row["life_id"] for row in outbox.never_notified})
+        if is_enabled(settings):
+            send_new_events(run, events)
+            outbox.send(events, find_recipients())
+        outbox.record(events, signer)
 
 
-def notify_run_end(run: Run) -> None:
-    """Send the event of a run's end. A failure is logged, so that the audit's own error is not hidden."""
-    with log_failure("run %s: the event of its end could not be sent", run.run_id):
-        send_new_events(run, [messages.build_run_event(run.read_manifest(), run.report_path)])
+def _list_events(run: Run, settings: NotifyConfig, never_notified: Collection[str]) -> list[Event]:
+    """List the events of a run: its end and, if it is complete and not outdated, changes of alerts.
+
+    The end of an alert that nobody was notified of is no news.
+    """
+    about = run.read_manifest(), messages.Links(str(run.report_path), settings.review_url)
+    events = [messages.build_run_event(*about)]
+    if not sql.is_complete(about[0]):
+        return events
+    if _find_neighbors(run)[1]:
+        message = "run %s: nobody is notified of its alerts, because a later run of this audit is complete"
+        run_logger().warning(message, run.run_id)
+        return events
+    history = [r for r in run.iter_rows("lives") if r["life"] != "resolved" or r["life_id"] not in never_notified]
+    rows = messages.select_notifiable(history)
+    if settings.digest:
+        return [messages.build_digest_event(rows, *about), *events]
+    return [*(messages.build_alert_event(row, *about) for row in rows if row["life"] in settings.tell), *events]
 
 
-def notify_failed_start(facts: Mapping[str, Any], reason: str) -> None:
-    """Send the event of an audit that could not begin; see `build_failed_start_event`. A failure is logged."""
-    with log_failure("the audit could not begin, and the event about this could not be sent"):
-        _send([messages.build_failed_start_event(facts, reason)])
+def notify_failed_start(facts: Mapping[str, Any], reason: str, settings: NotifyConfig) -> None:
+    """Notify people of an audit that could not begin; see `build_failed_start_event`. A failure is logged."""
+    with log_failure("the audit could not begin, and nobody could be notified of it"):
+        if is_enabled(settings):
+            event = messages.build_failed_start_event(facts, reason)
+            _send([event])
+            for recipient in find_recipients():
+                if recipient.wants(event):
+                    deliver(recipient.block, [event])

@@ -233,9 +233,15 @@ class ConfirmConfig(Section):
 
 
 class NotifyConfig(Section):
-    """Changes of alerts that are sent as Prefect events; `m2ib-audit notify` sets up who receives them."""
+    """Which changes of alerts people are notified of; `m2ib-audit notify` sets up who receives the messages."""
 
     tell: tuple[Literal["new", "worse", "resolved", "still_firing", "not_seen"], ...] = Field(
-        ("new", "worse", "resolved"), description="Statuses of alerts about which an event is sent."
+        ("new", "worse", "resolved"), description="Statuses of alerts about which a message is sent."
     )
-    digest: bool = Field(False, description="Send one event per run with all alerts, instead of one event per alert.")
+    digest: bool = Field(False, description="Send one message per run with all alerts, instead of one per alert.")
+    review_url: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="URL of the review site, to which messages link. Default: no link."
+    )
+    enabled: bool | None = Field(
+        None, description="Whether to notify. Default: runs of deployments do, runs of the command line do not."
+    )

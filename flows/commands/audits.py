@@ -1,4 +1,4 @@
-"""Commands that run audits, re-flag them, list their alerts and set up who is notified."""
+"""Commands that run audits, re-flag them and list their alerts."""
 
 import contextlib
 import os
@@ -14,8 +14,12 @@ import typer
 import sql
 from flows import START
 from flows.commands import output
-from flows.server import check_server, start_server
+from flows.server import start_server
 from stores import Root
+
+NotifyOption = Annotated[
+    bool, typer.Option("--notify", help="Notify the recipients that `notify` has set up, as runs of deployments do.")
+]
 
 
 def demo(
@@ -53,6 +57,7 @@ def run(
     incremental: Annotated[
         bool, typer.Option("--incremental", help="Attribute only pairs that no earlier run of the lake has attributed.")
     ] = False,
+    notify: NotifyOption = False,
     as_json: output.JsonOption = False,
     verbose: output.VerboseOption = False,
 ) -> None:
@@ -66,6 +71,7 @@ def run(
         config = config.model_copy(update={"lake": config.lake.model_copy(update={"incremental": True})})
     options = [] if lake is None else ["--lake", lake]
     command = shlex.join(["m2ib-audit", "run", str(audit_file), *options])
+    config = _with_notifications(config, notify, verbose)
     result = run_audit(config, resume, as_json, verbose, lambda run_id: f"resume with: {command} --resume {run_id}")
     exit_unless_complete(result, output.Exit.ALERTS)
 
@@ -74,6 +80,7 @@ def reflag(
     run_id: output.RunArgument,
     audit_file: output.AuditFile,
     lake: output.OtherLakeOption = None,
+    notify: NotifyOption = False,
     as_json: output.JsonOption = False,
     verbose: output.VerboseOption = False,
 ) -> None:
@@ -81,7 +88,7 @@ def reflag(
 
     Exit codes are those of `run`.
     """
-    config = output.load_config(audit_file, lake)
+    config = _with_notifications(output.load_config(audit_file, lake), notify, verbose)
 
     def work() -> Any:
         prepare_prefect(verbose)
@@ -97,6 +104,16 @@ def reflag(
 
     unchanged = "Interrupted. The earlier run is unchanged. Run the command again."
     exit_unless_complete(_run_flow(work, config.lake.root, lambda: unchanged, as_json), output.Exit.ALERTS)
+
+
+def _with_notifications(config: Any, notify: bool, verbose: bool) -> Any:
+    """Return a configuration of a run of the command line, which notifies nobody unless `notify` is true."""
+    if notify:
+        prepare_prefect(verbose)
+        output.find_server("--notify")
+    if not notify and config.notify.enabled is not None:
+        return config
+    return config.model_copy(update={"notify": config.notify.model_copy(update={"enabled": notify})})
 
 
 def prepare_prefect(verbose: bool) -> None:
@@ -179,12 +196,25 @@ def _print_result(result: Any, lake: Root, as_json: bool) -> None:
     for sentence in _self_audit(lake, result.run_id):
         output.say(f"self-audit: {sentence}")
     output.say(f"report: {result.report}")
+    for line in _describe_deliveries(lake, result.run_id):
+        output.note(line)
     (record,) = sql.read_manifests(lake, result.run_id)
     if seconds := record.get("stage_seconds"):
         output.note(f"time: {format_seconds_per_stage(seconds)}")
     if as_json:
         keys = ("run_id", "status", "pairs", "attributions", "errors", "alerts", "confirmed", "report")
         output.print_json({key: getattr(result, key) for key in keys})
+
+
+def _describe_deliveries(lake: Root, run_id: str) -> list[str]:
+    """Describe how many messages of a run each recipient got, one line for each."""
+    with sql.connect(lake, run_id, with_decisions=True) as connection:
+        rows = sql.rows(connection, "review/deliveries_of_run", run_id=run_id)
+    return [
+        f"{row['recipient']}: {row['delivered']} of {row['messages']} messages delivered"
+        + (f" ({row['reason']}); the next run tries again, see m2ib-audit notify --status" if row["reason"] else "")
+        for row in rows
+    ]
 
 
 def exit_unless_complete(result: Any, alerts: output.Exit = output.Exit.OK) -> None:
@@ -291,44 +321,3 @@ def _first_to_last(history: list[dict[str, Any]], key: str) -> str:
     raised = [entry[key] for entry in history if entry["life"] not in ("resolved", "not_seen")]
     values = [f"{value:.3g}" for value in raised if value is not None]
     return " → ".join(values[:1] + values[1:][-1:])
-
-
-def notify(
-    block: Annotated[str, typer.Option(metavar="TYPE/NAME", help="Notification block; see `prefect block ls`.")],
-    on: Annotated[
-        str | None,
-        typer.Option(metavar="KINDS", help="Kinds of events, separated by commas; see docs/alerts-over-time.md."),
-    ] = None,
-    confirmed: Annotated[bool, typer.Option("--confirmed", help="Notify only of confirmed alerts.")] = False,
-    silent_after: Annotated[
-        float | None,
-        typer.Option(min=0.01, metavar="HOURS", help="Also notify when no audit has completed for this many hours."),
-    ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Stop notifying this block.")] = False,
-    as_json: output.JsonOption = False,
-    verbose: output.VerboseOption = False,
-) -> None:
-    """Let Prefect notify a web hook, chat, pager or mailbox of alerts and runs. Run it again to change the settings."""
-    prepare_prefect(verbose)
-    from prefect.exceptions import PrefectHTTPStatusError
-    from prefect.settings import PREFECT_API_URL
-
-    from flows.notify import DEFAULT, set_up
-
-    if not PREFECT_API_URL.value():
-        output.fail(
-            "PREFECT_API_URL is not set; start a Prefect server and set its address, see docs/alerts-over-time.md",
-        )
-    check_server()
-    if remove and (on or confirmed or silent_after):
-        output.fail("--remove: takes no other option than --block")
-    kinds = [] if remove else [*DEFAULT] if on is None else [kind.strip() for kind in on.split(",") if kind.strip()]
-    try:
-        done = set_up(block, kinds, confirmed, silent_after)
-    except (OSError, RuntimeError, PrefectHTTPStatusError) as error:
-        server = PREFECT_API_URL.value()
-        output.fail(f"the Prefect server {server} refused the automations: {error}", output.Exit.FAILURE)
-    for name, change in done:
-        output.say(f"{change}: {name}")
-    if as_json:
-        output.print_json({"automations": [{"name": name, "became": change} for name, change in done]})

@@ -138,6 +138,38 @@ def choose_run(lake: Root, run_id: str, complete: bool = False) -> str:
     return found
 
 
+def find_server(needed_by: str) -> str:
+    """Return the URL of the Prefect server's API that the settings name, or exit."""
+    from prefect.settings import PREFECT_API_URL
+
+    url: str | None = PREFECT_API_URL.value()
+    if not url:
+        fail(
+            f"{needed_by}: needs a Prefect server, and PREFECT_API_URL is not set; start one (prefect server start), "
+            "then: export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    return url
+
+
+@contextlib.contextmanager
+def reach_server(needed_by: str) -> Iterator[None]:
+    """Exit with a message if the block's requests to the Prefect server fail, or if there is no server."""
+    url = find_server(needed_by)
+    import httpx
+    from prefect.exceptions import PrefectException
+
+    from flows.server import check_server
+
+    check_server()
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except (httpx.HTTPError, PrefectException, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        fail(f"{needed_by}: the Prefect server {url} failed ({type(error).__name__}: {reason})", Exit.FAILURE)
+
+
 def load_config(audit_file: Path, lake: str | None) -> Any:
     """Read an AUDIT.toml; `lake`, if given, replaces [lake] path of the file."""
     from flows.config import load

@@ -49,7 +49,7 @@ class RunFacts:
             if len(ledger.read_records(lake)) == len(records):
                 break
         self.decisions, self.sign_offs, self.countersigns, self.superseded_reviews = decisions
-        records = [record for record in records if record.kind != "report"]
+        records = [record for record in records if record.kind not in ("report", "notification")]
         self.last_record = records[-1] if records else None
         self.end_time: str = manifest["finished_at"] or manifest["started_at"]
         # Time of the newest fact.

@@ -1,17 +1,18 @@
-"""Notify about the alerts of runs, in a separate process, for test_notifications.py.
+"""End runs and notify about their alerts, in a separate process, for test_notifications.py.
 
-Usage: python notify_process.py LAKE JSON, where JSON is a list of [run id, kinds of changes, digest].
+Usage: python notify_process.py LAKE RUN_ID [digest]
 """
 
-import json
 import sys
 from pathlib import Path
 
 from tasks.lake.run import Run
-from tasks.notify import notify
+from tasks.notify import notify_run_end, store_alert_history
 from tasks.settings import NotifyConfig
 
-for name, kinds, digest in json.loads(sys.argv[2]):
-    run = Run(Path(sys.argv[1]), name)
-    print(notify.fn(run, NotifyConfig(tell=kinds, digest=digest), 3), flush=True)
+run = Run(Path(sys.argv[1]), sys.argv[2])
+if run.read_manifest()["status"] == "running":
+    store_alert_history(run, 3)
     run.finish("completed")
+review_url = "https://review.example.org"
+notify_run_end(run, NotifyConfig(digest="digest" in sys.argv, enabled=True, review_url=review_url))

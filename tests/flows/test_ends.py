@@ -14,6 +14,7 @@ from flows.commands.output import Exit
 from tasks.errors import BadInputError, GateError, ShardsError
 from tasks.lake.run import Run
 from tasks.records import GateOutcome
+from tasks.settings import NotifyConfig
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def reflag_run(no_prefect, monkeypatch, hand_written_run):
     """reflag_run(): re-flag the hand-written run with stages that find nothing."""
     monkeypatch.setattr(lifecycle, "write_report", lambda *_: None)
     monkeypatch.setattr(flow, "validate", lambda _: GateOutcome((), ("a gate's warning",)))
-    for stage in ("copy_attributions", "cluster", "phrases", "carry_over_tests", "alert", "notify"):
+    for stage in ("copy_attributions", "cluster", "phrases", "carry_over_tests", "alert", "update_history"):
         monkeypatch.setattr(flow, stage, lambda *_: None)
     monkeypatch.setattr(flow, "flag", lambda *_: ["a rule's warning"])
     return lambda run_id=hand_written_run.run_id: flow.reflag.fn(hand_written_run.lake, run_id)
@@ -56,16 +57,16 @@ def test_re_flagging_that_cannot_begin_is_notified(reflag_run, hand_written_run,
     monkeypatch.setattr(flow, "check_rules", lambda _: (_ for _ in ()).throw(BadInputError("rule mine: wrong")))
     with pytest.raises(BadInputError):
         reflag_run()
-    (first, first_reason), second = notified
+    (first, first_reason, _), (*second, _) = notified
     assert first == {"corpus": str(hand_written_run.lake), "model": f"run {hand_written_run.run_id}"}
     assert first_reason.startswith(f"reflag: got '{hand_written_run.run_id}', expected a complete run")
-    assert second == ({"corpus": "c", "model": "m"}, "rule mine: wrong")
+    assert second == [{"corpus": "c", "model": "m"}, "rule mine: wrong"]
 
 
 def test_the_end_is_notified_while_the_run_is_locked(reflag_run, hand_written_run, monkeypatch):
     """The notification is stored in the manifest, which only the process with the lock writes."""
     locked = []
-    monkeypatch.setattr(lifecycle, "notify_run_end", lambda run: locked.append((run.folder / "lock.json").exists()))
+    monkeypatch.setattr(lifecycle, "notify_run_end", lambda run, *_: locked.append((run.folder / "lock.json").exists()))
     hand_written_run.finish("completed")
     reflag_run()
     monkeypatch.setattr(flow, "copy_attributions", lambda *_: 1 / 0)
@@ -87,7 +88,7 @@ def test_an_interrupt_while_the_lake_is_unreachable_exits_as_interrupted(remote_
     def interrupt(*_):
         for listener in begin._listeners:
             listener(remote_run)
-        with lifecycle.run_lifecycle(remote_run):
+        with lifecycle.run_lifecycle(remote_run, NotifyConfig()):
             monkeypatch.setattr(type(remote_run), "read_manifest", fail)
             raise KeyboardInterrupt
 
@@ -117,5 +118,5 @@ def test_the_result_of_a_run_that_did_not_complete_is_printed(hand_written_run, 
 
 def test_a_run_that_has_ended_is_not_aborted(remote_run):
     remote_run.finish("completed")
-    lifecycle.abort(remote_run, KeyboardInterrupt())
+    lifecycle.abort(remote_run, KeyboardInterrupt(), NotifyConfig())
     assert remote_run.read_manifest()["status"] == "completed"

@@ -1,5 +1,6 @@
-"""Notifications from alerts to a web hook on loopback, by a Prefect server and `m2ib-audit notify`."""
+"""Notifications from alerts to a web hook on loopback that is up, down or slow, and `m2ib-audit notify`."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -31,16 +32,22 @@ hook.save("my-hook", overwrite=True)
 
 
 class Hook:
-    """A web hook on loopback that stores the messages it receives."""
+    """A web hook on loopback that stores the messages it receives, and answers with a status after some seconds."""
 
     def __init__(self):
         messages = self.messages = []
+        self.status, self.seconds = 200, 0
+        hook = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(200)
-                self.end_headers()
+                message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if hook.status == 200 and not hook.seconds:
+                    messages.append(message)
+                time.sleep(hook.seconds)
+                with contextlib.suppress(OSError):
+                    self.send_response(hook.status)
+                    self.end_headers()
 
             def log_message(self, *_):
                 pass
@@ -71,14 +78,14 @@ def hook():
 def python(prefect_server):
     """python("-m", "flows.cli", ...): run Python in a separate process, with the server."""
 
-    def call(*arguments, code=0):
+    def call(*arguments, code=0, errors=False):
         process = subprocess.run(
             [sys.executable, *map(str, arguments)],
             cwd=ROOT, env=prefect_server.environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
             timeout=600, check=False,
         )  # fmt: skip
         assert process.returncode == code, process.stdout + process.stderr
-        return process.stdout
+        return process.stderr if errors else process.stdout
 
     return call
 
@@ -114,17 +121,28 @@ def list_automations(server):
     return {automation["name"]: automation for automation in post(server, "automations/filter", {})}
 
 
-KINDS = ["new", "worse", "resolved"]
+SCRIPT = ROOT / "tests" / "flows" / "notify_process.py"
+NOTIFY = ("-m", "flows.cli", "notify")
 
 
-def test_each_change_of_an_alert_is_notified_once(prefect_server, hook, python, lake, begin_run, tmp_path):
+def read_outcomes(lake):
+    with sql.connect(lake) as connection:
+        return sql.read(connection, "SELECT run_id[7:8] AS day, event, outcome, reason FROM deliveries ORDER BY number")
+
+
+def test_each_change_of_an_alert_is_notified_once(hook, python, lake, begin_run):
     python("-c", CREATE_BLOCK_SCRIPT, hook.url, SECRET)
-    command = ("-m", "flows.cli", "notify", "--block", "custom-webhook/my-hook")
+    command = (*NOTIFY, "--block", "custom-webhook/my-hook", "--lake", lake)
     for change in ("created", "updated"):  # idempotent, by name
-        entries = json.loads(python(*command, "--json").splitlines()[-1])["automations"]
-        assert {entry["became"] for entry in entries} == {change}
-        assert set(list_automations(prefect_server)) == {entry["name"] for entry in entries}
-    assert len(entries) == 4
+        changes = json.loads(python(*command, "--json").splitlines()[-1])["changes"]
+        assert {entry["became"] for entry in changes} == {change}
+    assert [entry["name"] for entry in changes] == [
+        "custom-webhook/my-hook",
+        *(f"m2ib-audit {about} to custom-webhook/my-hook" for about in ("flow runs", "refusals")),
+    ]
+    assert "test message: delivered" in python(*command, "--test")
+    (message,) = hook.wait_for(1)
+    assert message["subject"] == "m2ib-audit: test message"
 
     # Two alerts; the slice of one contains untrusted text.
     untrusted = {"slice_kind": "attribute", "slice": UNTRUSTED}
@@ -133,45 +151,88 @@ def test_each_change_of_an_alert_is_notified_once(prefect_server, hook, python, 
         begin_run(2, {}, untrusted),
         begin_run(3, {"state": "confirmed", "severity": "high", "interval": (0.4, 0.5, 0.6)}),
     ]
-    script = ROOT / "tests" / "flows" / "notify_process.py"
 
-    def notify(run, digest=False):
-        return int(python(script, lake, json.dumps([[run.run_id, KINDS, digest]])))
-
-    assert notify(runs[0]) == 2
+    python(SCRIPT, lake, runs[0].run_id)
     messages = hook.wait_for(2)
     assert [message["subject"] for message in messages] == ["c with m: new, corner"] * 2
     (text,) = [message["text"] for message in messages if "site = " in message["text"]]
     assert text.count(SECRET) == 1  # from the template of the hook, not from the caption
     assert 'site = { { token } } { % raw % } "quoted" \\ ‹!channel›' in text
     assert "NEW (suspected): attribution concentrates on the region “corner” in pairs with site = " in text
-    assert f"report: {runs[0].folder / 'report.html'}" in text
-    assert f"run: {runs[0].run_id}" in text
+    assert f"url: https://review.example.org/runs/{runs[0].run_id}/alerts/{runs[0].run_id}-1" in text
+    assert f"run id: {runs[0].run_id}" in text
 
-    runs[0].update(status="running")  # as if the process had died before the run was complete, and the run was resumed
-    assert notify(runs[0]) == 0
-    assert notify(runs[1]) == 0  # still firing
-    assert notify(runs[2]) == 2
+    python(SCRIPT, lake, runs[0].run_id)  # as if the process had died and the run was resumed
+    python(SCRIPT, lake, runs[1].run_id)  # still firing
+    assert hook.messages == []
+    python(SCRIPT, lake, runs[2].run_id)
     messages = {message["subject"]: message["text"] for message in hook.wait_for(2)}
     assert set(messages) == {"c with m: worse, corner", "c with m: resolved, corner"}
     assert (
         "WORSE (confirmed, high severity): the score relies on the region “corner” in pairs whose caption contains "
         "“consolidation”; covering it reduces the margin of "
     ) in messages["c with m: worse, corner"]
-    assert notify(begin_run(4, {}), digest=True) == 1
+    python(SCRIPT, lake, begin_run(4, {}).run_id, "digest")
     (digest,) = hook.wait_for(1)
     assert digest["subject"] == "c with m: digest"
     assert (
         "0 new, 0 worse, 1 still firing, 0 not seen, 0 resolved\nSTILL FIRING (suspected): attribution"
         in digest["text"]
     )
-    with sql.connect(lake) as connection:
-        stored = sql.read(connection, "SELECT run_id[:8] AS day, event FROM notifications ORDER BY day, event")
-    assert [(row["day"], row["event"].removeprefix("m2ib.")) for row in stored] == [
-        ("20260101", "alert.new"), ("20260101", "alert.new"),
-        ("20260103", "alert.resolved"), ("20260103", "alert.worse"), ("20260104", "audit.digest"),
+    assert [(row["day"], row["event"].removeprefix("m2ib.")) for row in read_outcomes(lake)] == [
+        ("01", "alert.new"), ("01", "alert.new"),
+        ("03", "alert.worse"), ("03", "alert.resolved"), ("04", "audit.digest"),
     ]  # fmt: skip
+    python(*command, "--remove")
 
+
+def test_a_web_hook_that_was_down_gets_everything_later(prefect_server, hook, python, lake, begin_run):
+    runs = [begin_run(number, {}, {"region": "corner", "slice": "pneumonia"}) for number in (1, 2, 3)]
+    python("-m", "flows.cli", "notify", "--webhook", hook.url, "--lake", lake)
+    (block,) = [
+        name.removeprefix("m2ib-audit flow runs to ") for name in list_automations(prefect_server) if "flow" in name
+    ]
+    assert block.startswith("custom-webhook/m2ib-audit-127-0-0-1-")
+
+    hook.status = 503
+    log = python(SCRIPT, lake, runs[0].run_id, errors=True)
+    assert log.count("\n") == 1
+    assert f"2 of 2 messages were not delivered to {block} (HTTP 503 Service Unavailable)" in log
+    status = python(*NOTIFY, "--status", "--lake", lake)
+    assert status.count("not delivered to ") == 2
+    assert "1 attempt, last at " in status
+    hook.status, hook.seconds = 200, 12  # longer than the time-out of the block
+    log = python(SCRIPT, lake, runs[1].run_id, errors=True)
+    assert "(no answer in time)" in log
+    hook.seconds = 0
+    python(SCRIPT, lake, runs[2].run_id)
+    assert [message["subject"] for message in hook.wait_for(2)] == ["c with m: new, corner"] * 2
+    assert [row["outcome"] for row in read_outcomes(lake)] == ["failed"] * 4 + ["delivered"] * 2
+    assert {row["day"] for row in read_outcomes(lake)} == {"01"}  # the first run's messages; later runs have no news
+    assert "not delivered to" not in python(*NOTIFY, "--status", "--lake", lake)
+
+    # Somebody who is added later gets what is open when they ask for it.
+    command = (*NOTIFY, "--webhook", f"{hook.url}late", "--lake", lake)
+    assert f"2 alerts of {lake} are open and were not sent to it; to send them: --backlog" in python(*command)
+    assert hook.messages == []
+    hook.status = 404
+    assert "HTTP 404" in python(*command, "--backlog", code=1, errors=True)
+    hook.status = 200
+    assert "2 alerts of 2 delivered" in python(*command, "--backlog")
+    (message,) = hook.wait_for(1)
+    assert message["subject"] == "c with m: open alerts"
+    assert message["text"].startswith("2 alerts of earlier runs, open and not notified before:\nSTILL FIRING")
+    assert "has no open alert that " in python(*command, "--backlog")
+    assert hook.messages == []
+    for url in (hook.url, f"{hook.url}late"):
+        python(*NOTIFY, "--webhook", url, "--remove")
+    assert list_automations(prefect_server) == {}
+
+
+def test_runs_that_do_not_start_or_crash_are_notified(prefect_server, hook, python, tmp_path):
+    python("-c", CREATE_BLOCK_SCRIPT, hook.url, SECRET)
+    command = ("-m", "flows.cli", "notify", "--block", "custom-webhook/my-hook")
+    python(*command)
     # A run that cannot begin, a run that a gate stops, a run that crashed and a run that does not start.
     python("-c", AUDIT_SCRIPT.format(corpus=str(tmp_path / "nowhere"), lake=str(tmp_path / "lake")), code=1)
     (failed,) = hook.wait_for(1)
@@ -213,7 +274,7 @@ AUDIT_SCRIPT = """
 from flows.audit import audit
 from flows.config import parse
 audit(parse({{"corpus": {{"path": {corpus!r}}}, "model": {{"architecture": "demo/clean", "device": "cpu"}},
-    "lake": {{"path": {lake!r}}}}}, "test"))
+    "lake": {{"path": {lake!r}}}, "notify": {{"enabled": True}}}}, "test"))
 """
 
 
@@ -222,53 +283,31 @@ def test_every_template_uses_only_fields_that_its_event_has():
     from prefect.server.events.schemas.events import ReceivedEvent
     from prefect.server.utilities.user_templates import render_user_template_sync
 
-    from flows.notify import CHOICES, list_automations
-    from tasks.messages import build_alert_event, build_run_event
+    from flows.notify import CHOICES, automations
 
-    record = {
-        "run_id": "r1", "corpus": "/c", "model": "m", "status": "failed", "reason": "{{ x }}",
-        "counts": {"pairs": 9, "attributions": 8, "alerts": 0},
-    }  # fmt: skip
-    row = dict.fromkeys(sql.schema("lives").names, None) | {
-        "run_id": "r1", "life_id": "abc", "life": "still_firing", "state": "suspected", "side": "image", "n": 3,
-        "region": "corner", "slice_kind": "word", "slice": "{{ y }}", "share": 0.3, "area": 0.1, "effect": 3.0,
-        "first_seen": datetime.now(UTC), "last_seen": datetime.now(UTC), "first_run": "r0",
-    }  # fmt: skip
     flow_run = {"prefect.resource.id": "prefect.flow-run.x", "prefect.resource.name": "due"}
-    alert, end = build_alert_event(row, record, "/report.html"), build_run_event(record, "/report.html")
-    events = [
-        (alert.event, alert.resource, alert.payload),
-        (end.event, end.resource, end.payload),
-        ("prefect.flow-run.Late", flow_run, {}),
-        ("prefect.flow-run.Failed", flow_run, {}),
-        ("prefect.flow-run.Late", flow_run, {}),
-    ]
-    cores = list_automations("custom-webhook/x", "6f0b7a6c-6b1e-4e0e-8a53-3ad5d0b1f0c1", CHOICES, False, 26)
+    cores = [core for _, core in automations("custom-webhook/x", uuid.uuid4(), CHOICES, 26) if core]
     rendered = []
-    for (_, core), (name, resource, payload) in zip(cores, events, strict=True):
+    for core, name in zip(cores, ("Late", "Failed", "Late"), strict=True):
         event = ReceivedEvent(
-            id=uuid.uuid4(), event=name, resource=resource, payload=payload, occurred=datetime.now(UTC)
+            id=uuid.uuid4(), event=f"prefect.flow-run.{name}", resource=flow_run, occurred=datetime.now(UTC)
         )
         (action,) = core.actions
         rendered.append([render_user_template_sync(text, {"event": event}) for text in (action.subject, action.body)])
     assert [subject for subject, _ in rendered] == [
-        "c with m: still firing, corner", "c with m: failed", "Late: flow run due", "Failed: flow run due",
-        "no audit has completed in time",
+        "Late: flow run due", "Failed: flow run due", "no audit has completed in time",
     ]  # fmt: skip
-    assert "first seen: " in rendered[0][1]
-    assert "in pairs whose caption contains “{ { y } }”" in rendered[0][1]
-    assert "run r1 failed: 8 of 9 pairs attributed, 0 alerts; { { x } }" in rendered[1][1]
     assert all(not line.endswith(": ") for _, body in rendered for line in body.splitlines())  # no field is empty
 
 
-def test_silence_and_confirmed_alerts_only_can_be_notified(prefect_server, hook, python):
+def test_silence_and_confirmed_alerts_only_can_be_notified(prefect_server, hook, python, tmp_path):
     python("-c", CREATE_BLOCK_SCRIPT, hook.url, SECRET)
     command = ("-m", "flows.cli", "notify", "--block", "custom-webhook/my-hook")
     python(*command, "--on", "new", "--confirmed", "--silent-after", "0.01")
     created = list_automations(prefect_server)
-    assert set(created) == {f"m2ib-audit {about} to custom-webhook/my-hook" for about in ("alerts", "silence")}
-    alerts = created["m2ib-audit alerts to custom-webhook/my-hook"]["trigger"]
-    assert (alerts["expect"], alerts["match"]) == (["m2ib.alert.new"], {"m2ib.state": "confirmed"})
+    assert set(created) == {"m2ib-audit silence to custom-webhook/my-hook"}
+    status = json.loads(python(*command[:3], "--status", "--lake", tmp_path, "--json").splitlines()[-1])
+    assert [entry["gets"] for entry in status["recipients"]] == ["new (confirmed alerts only)"]
     (message, *_) = hook.wait_for(1, seconds=240)
     assert message["subject"] == "no audit has completed in time"
     python(*command, "--remove")

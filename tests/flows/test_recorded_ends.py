@@ -12,6 +12,7 @@ from review.report.html import write_report
 from stores import ledger
 from stores.keys import KeyFileError, create_key
 from tasks.lake.journal import record_run_end
+from tasks.settings import NotifyConfig
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def manifest_sha256(run):
 
 
 def test_the_end_of_a_run_is_recorded_with_the_digest_of_its_manifest(run):
-    with lifecycle.run_lifecycle(run):
+    with lifecycle.run_lifecycle(run, NotifyConfig()):
         run.finish("completed")
     (record,) = ledger.read_records(run.lake)
     assert record.body == {"run_id": run.run_id, "status": "completed", "manifest_sha256": manifest_sha256(run)}
@@ -36,12 +37,12 @@ def test_the_end_of_a_run_is_recorded_with_the_digest_of_its_manifest(run):
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "failed"), (KeyboardInterrupt, "interrupted")])
 def test_a_failed_run_is_recorded_once_and_again_after_it_is_resumed(run, error, status):
-    with pytest.raises(error), lifecycle.run_lifecycle(run):
+    with pytest.raises(error), lifecycle.run_lifecycle(run, NotifyConfig()):
         raise error
-    lifecycle.abort(run, error())  # aborting again changes nothing
+    lifecycle.abort(run, error(), NotifyConfig())  # aborting again changes nothing
     assert list_records(run) == [("run", status)]
     run.update(status="running", reason=None, finished_at=None)
-    with lifecycle.run_lifecycle(run):
+    with lifecycle.run_lifecycle(run, NotifyConfig()):
         run.finish("completed_with_errors", "some")
     assert list_records(run) == [("run", status), ("run", "completed_with_errors")]
     assert ledger.read_records(run.lake)[-1].body["manifest_sha256"] == manifest_sha256(run)
@@ -50,7 +51,7 @@ def test_a_failed_run_is_recorded_once_and_again_after_it_is_resumed(run, error,
 def test_a_damaged_ledger_does_not_fail_the_run(run, caplog):
     record_run_end(run)
     stores.write_bytes(run.lake / "ledger" / "HEAD", b"{}")
-    with lifecycle.run_lifecycle(run):
+    with lifecycle.run_lifecycle(run, NotifyConfig()):
         run.finish("completed")
     assert run.read_manifest()["status"] == "completed"
     assert "could not be recorded in the lake's ledger" in caplog.text
@@ -85,7 +86,7 @@ def test_rewrite_is_recorded_before_the_manifest_changes(run, monkeypatch):
 def test_a_configured_key_signs_the_records(run, tmp_path):
     public = create_key(tmp_path / "key")
     config = {"corpus": {"path": "x"}, "model": {"architecture": "m"}, "ledger": {"key": tmp_path / "key"}}
-    with lifecycle.run_lifecycle(run, parse(config, "test").ledger.signer()):
+    with lifecycle.run_lifecycle(run, NotifyConfig(), parse(config, "test").ledger.signer()):
         run.finish("completed")
     (record,) = ledger.read_records(run.lake)
     assert public.verify(record.signed_bytes(), record.signature)

@@ -10,6 +10,7 @@ from prefect.utilities.templating import find_placeholders
 from review.presentation.formatting import format_alert_update
 from tasks.messages import (
     MAX_DIGEST_LINES,
+    Links,
     build_alert_event,
     build_digest_event,
     build_failed_start_event,
@@ -22,6 +23,7 @@ RECORD = {
     "run_id": "r1", "corpus": "/data/{{ x }}", "model": "ViT-B-32/laion", "status": "failed", "reason": "it broke",
     "counts": {"pairs": 9, "attributions": 8, "alerts": 0},
 }  # fmt: skip
+LINKS = Links("")
 TIME = datetime(2026, 1, 1, tzinfo=UTC)
 ROW = {
     "run_id": "r1", "life_id": "abc", "alert_id": "r1-0", "life": "new", "why": None, "announced": True,
@@ -56,7 +58,7 @@ def test_ordinary_text_is_unchanged_and_long_text_is_truncated():
 @pytest.mark.parametrize("text", UNTRUSTED[:-1])
 @pytest.mark.parametrize("field", ["region", "slice"])
 def test_payload_has_exact_names_and_a_sanitized_text(text, field):
-    payload = build_alert_event({**ROW, field: text}, RECORD, "/lake/report.html").payload
+    payload = build_alert_event({**ROW, field: text}, RECORD, Links("/lake/report.html")).payload
     assert json.loads(json.dumps(payload))[field] == text
     template = ImmutableSandboxedEnvironment().from_string('{"text": {{ payload.text | tojson }}}')
     assert json.loads(template.render(payload=payload)) == {"text": payload["text"]}
@@ -64,28 +66,30 @@ def test_payload_has_exact_names_and_a_sanitized_text(text, field):
 
 
 def test_text_of_an_event_equals_the_alert_update():
-    assert build_alert_event(ROW, RECORD, "").payload["text"] == format_alert_update(ROW)
-    assert "‹b›" in build_alert_event(ROW | {"slice": "<b>"}, RECORD, "").payload["text"]
+    assert build_alert_event(ROW, RECORD, LINKS).payload["text"] == format_alert_update(ROW)
+    assert "‹b›" in build_alert_event(ROW | {"slice": "<b>"}, RECORD, LINKS).payload["text"]
 
 
 def test_automations_can_match_on_labels():
-    event = build_alert_event(ROW | {"life": "still_firing"}, RECORD, "")
+    event = build_alert_event(ROW | {"life": "still_firing"}, RECORD, LINKS)
     assert event.event == "m2ib.alert.still-firing"
     assert {key: event.resource[key] for key in event.resource if key.startswith("m2ib.")} == {
         "m2ib.run": "r1", "m2ib.state": "confirmed", "m2ib.severity": "high", "m2ib.side": "image",
     }  # fmt: skip
     assert all(
-        isinstance(value, str) for value in build_alert_event(ROW | {"severity": None}, RECORD, "").resource.values()
+        isinstance(value, str) for value in build_alert_event(ROW | {"severity": None}, RECORD, LINKS).resource.values()
     )
 
 
 def test_event_ids_are_stable_and_unique():
     others = [ROW, ROW | {"run_id": "r2"}, ROW | {"life": "worse"}, ROW | {"life_id": "x"}]
-    ids = [build_alert_event(row, RECORD, "").event_id for row in others]
-    ids += [build_run_event(RECORD | facts, "").event_id for facts in ({}, {"reason": "else"}, {"status": "stopped"})]
+    ids = [build_alert_event(row, RECORD, LINKS).event_id for row in others]
+    ids += [
+        build_run_event(RECORD | facts, LINKS).event_id for facts in ({}, {"reason": "else"}, {"status": "stopped"})
+    ]
     assert len(set(ids)) == len(ids)
-    assert build_alert_event(dict(ROW), RECORD, "elsewhere").event_id == ids[0]
-    assert build_run_event({**RECORD}, "").event_id == ids[4]
+    assert build_alert_event(dict(ROW), RECORD, Links("elsewhere")).event_id == ids[0]
+    assert build_run_event({**RECORD}, LINKS).event_id == ids[4]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +108,7 @@ def test_an_explained_alert_is_not_notifiable(change, expected):
 
 def test_a_digest_counts_all_and_describes_the_most_urgent():
     rows = [ROW | {"life_id": str(number), "life": "still_firing"} for number in range(MAX_DIGEST_LINES)]
-    digest = build_digest_event(select_notifiable([*rows, ROW]), RECORD, "/report")
+    digest = build_digest_event(select_notifiable([*rows, ROW]), RECORD, Links("/report"))
     assert digest.payload["counts"] == {
         "new": 1,
         "worse": 0,
@@ -120,12 +124,12 @@ def test_a_digest_counts_all_and_describes_the_most_urgent():
 
 
 def test_the_event_of_a_run_has_its_reason():
-    event = build_run_event(RECORD | {"status": "completed_with_errors", "reason": "shard {{ 1 }}"}, "/report")
+    event = build_run_event(RECORD | {"status": "completed_with_errors", "reason": "shard {{ 1 }}"}, Links("/report"))
     assert event.event == "m2ib.audit.completed-with-errors"
     assert event.payload["text"] == ("run r1 completed with errors: 8 of 9 pairs attributed, 0 alerts; shard { { 1 } }")
     assert event.payload["reason"] == "shard {{ 1 }}"
     assert (
-        build_run_event(RECORD | {"status": "running"}, "").event == "m2ib.audit.failed"
+        build_run_event(RECORD | {"status": "running"}, LINKS).event == "m2ib.audit.failed"
     )  # its end could not be stored
     failed_start = build_failed_start_event({"corpus": "s3://b/c/", "model": "m"}, "no such bucket")
     assert (failed_start.event, failed_start.resource["prefect.resource.name"]) == ("m2ib.audit.failed", "c with m")

@@ -41,6 +41,7 @@ def show_overview(request: Request, lake: Lake) -> Response:
         runs=runs[:LISTED],
         runs_count=runs[0]["found"] if runs else 0,
         damage=lake.list_damage(),
+        undelivered=lake.query("review/undelivered_messages"),
     )
 
 

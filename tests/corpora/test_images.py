@@ -100,6 +100,14 @@ def test_one_wide_channel_is_rendered_from_its_least_to_its_greatest_value(dtype
     assert all(np.array_equal(np.asarray(channel), expected) for channel in image.split())
 
 
+@pytest.mark.parametrize(("fmt", "expected"), [("JPEG", (160, 120)), ("PNG", (640, 480))])
+def test_draft_decodes_only_as_many_pixels_as_needed(fmt: str, expected: tuple[int, int]) -> None:
+    data = encode(Image.new("RGB", (640, 480), (200, 100, 50)), fmt)
+    draft = decode(data, draft=(100, 100))
+    assert (decode(data).size, draft.size) == ((640, 480), expected)
+    assert np.abs(np.subtract(draft.getpixel((50, 50)), (200, 100, 50))).max() < 4
+
+
 def test_wide_values_keep_no_absolute_level_and_one_value_is_black() -> None:
     def wide(values: np.ndarray) -> bytes:
         return decode(encode(Image.fromarray(values.astype(np.uint16)), "PNG")).tobytes()

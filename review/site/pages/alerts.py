@@ -114,7 +114,8 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
     mean_maps = compute_mean_maps(lake, alert) if alert["side"] == "image" else {}
     strongest = (alert["pair_ids"] or ())[:EXAMPLES]
     members = {key: alert[key] for key in ("region", "slice_kind", "slice")}
-    sampled = lake.query_run(run_id, "derive/slice_sample", **members, seed=seed, limit=EXAMPLES)
+    settings = {"inside": True, "seed": seed, "limit": EXAMPLES}
+    sampled = lake.query_run(run_id, "review/page_slice_sample", **members, **settings)
     sample = [row["pair_id"] for row in sampled]
     history = list_history(lake, run_id, alert_id)
     cards = make_cards(lake, run_id, dict.fromkeys([*strongest, *sample]), [alert["region"]])

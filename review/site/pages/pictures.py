@@ -5,6 +5,7 @@ No part of a URL becomes a path: the image of a pair is found by the row that th
 
 import hashlib
 import io
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, Final
@@ -14,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from PIL import Image
 
 import sql
-from corpora import Place, RowError
+from corpora import Place, RowError, open_image
 from review.presentation import drawing
 from review.presentation.drawing import Box, Grid
 from review.presentation.formatting import nats_to_bits
@@ -80,16 +81,20 @@ def _draw_view(lake: LakeCache, run_id: str, row: dict[str, Any], pixel_ratio: i
     """Read the image of a pair, and draw what the model saw of it. Raises UnknownError if it cannot be shown."""
     # An image without a map has the size of a map of one patch.
     width, height = drawing.picture_size(*(get_bits(row).shape if row["image_map"] else (1, 1)))
+    box = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
+    size = (pixel_ratio * width, pixel_ratio * height)
     corpus = lake.open_corpus(run_id)
     try:
         with lake.corpus_lock:
-            image = corpus.read_image(Place(row["file_name"], row["container"], row["position"]))
+            data = corpus.reader.image(Place(row["file_name"], row["container"], row["position"]))
+        # Twice as many pixels as in the picture, before they are resized to it.
+        needed = [2 * side / max(end - start, 1e-6) for side, start, end in zip(size, box[:2], box[2:], strict=True)]
+        image = open_image(data, corpus.limits, (math.ceil(needed[0]), math.ceil(needed[1])))
     except (RowError, OSError) as error:
         raise UnknownError(f"The image cannot be read: {error}") from error
     if image.sha256 != row["image_sha256"]:
         raise UnknownError("The image file has changed since the audit: its sha256 differs.")
-    box = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
-    return drawing.draw_view(image.pixels, box, (pixel_ratio * width, pixel_ratio * height))
+    return drawing.draw_view(image.pixels, box, size)
 
 
 def _load_small_view(lake: LakeCache, run_id: str, row: dict[str, Any]) -> Image.Image | None:
@@ -169,8 +174,10 @@ def _average_views(lake: LakeCache, alert: dict[str, Any], inside: bool) -> Imag
     """Return the average gray image of a sample of an alert's pairs, or of the others; None without images."""
     run_id, members = alert["run_id"], {key: alert[key] for key in ("region", "slice_kind", "slice")}
 
+    settings = {"inside": inside, "seed": 0, "limit": AVERAGED_IMAGES}
+
     def average() -> Image.Image | None:
-        sample = lake.query_run(run_id, "review/page_imaged_pairs", **members, inside=inside, limit=AVERAGED_IMAGES)
+        sample = lake.query_run(run_id, "review/page_slice_sample", **members, **settings)
         rows = _query_pairs(lake, run_id, [row["pair_id"] for row in sample]).values()
         views = [np.asarray(view, dtype=float) for row in rows if (view := _load_small_view(lake, run_id, row))]
         return Image.fromarray(np.mean(views, axis=0).round().astype(np.uint8)) if views else None

@@ -21,12 +21,12 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 import sql
-from corpora import Corpus, Limits
+from corpora import Limits
 from flows import cli
 from review.presentation import corpus as audited_corpus
 from review.site.app import create_app
 from review.site.lake_cache import LakeCache
-from review.site.pages import sql_page
+from review.site.pages import pictures, sql_page
 from review.site.pages.alerts import place_tests
 from review.site.pages.pictures import resize_map
 from review.site.pages.rendering import format_sparkline
@@ -463,9 +463,9 @@ def test_thumbnails_of_a_list_need_one_query_and_decode_each_image_once(stored_r
     with TestClient(app, "http://127.0.0.1:8765") as client:
         client.get(f"/runs/{RUN}/pairs")
         queries, decoded = [], []
-        read_rows, read_image = sql.rows, Corpus.read_image
+        read_rows, decode = sql.rows, pictures.open_image
         monkeypatch.setattr(sql, "rows", lambda *args, **names: queries.append(args[1]) or read_rows(*args, **names))
-        monkeypatch.setattr(Corpus, "read_image", lambda *args: decoded.append(args) or read_image(*args))
+        monkeypatch.setattr(pictures, "open_image", lambda *args: decoded.append(args) or decode(*args))
         for _ in range(2):
             for number in range(3):
                 assert client.get(f"/runs/{RUN}/pairs/pair{number:04d}/thumbnail").status_code == 200

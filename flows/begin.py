@@ -13,6 +13,7 @@ import sql
 from flows.config import AuditConfig, config_digest
 from flows.engines import check_engine
 from flows.provenance import code_version, environment
+from review.presentation.formatting import format_audit
 from stores import Root
 from tasks.custom_rules import check_rules
 from tasks.errors import BadInputError, ResumeError
@@ -78,6 +79,8 @@ def _check_and_describe(config: AuditConfig, models: Sequence[ModelConfig]) -> d
     check_rules(config.custom_rules)
     load_detectors(config.regions.detectors)
     return {
+        "audit": config.audit.name,
+        "audit_continues": config.audit.continues,
         "model": config.model.name,
         "model_digest": model.digest,
         "corpus": config.corpus.place,
@@ -106,6 +109,7 @@ def code_facts() -> dict[str, Any]:
 
 def _create(config: AuditConfig, facts: dict[str, Any]) -> Run:
     lake = config.lake.root
+    _check_audit(lake, facts)
     base = find_base(lake, facts) if config.lake.incremental else NO_BASE
     run = Run(lake, new_run_id())
     try:
@@ -113,6 +117,45 @@ def _create(config: AuditConfig, facts: dict[str, Any]) -> Run:
     except sql.LakeError as error:  # nothing is lost yet: most likely the lake's path is wrong
         raise BadInputError(str(error)) from error
     return run
+
+
+def _check_audit(lake: Root, facts: Mapping[str, Any]) -> None:
+    """Raise BadInputError if `[audit] continues` is not the id of an audit without a name in the lake."""
+    if (former := facts["audit_continues"]) is None:
+        return
+    unnamed = {
+        sql.audit_id(record): format_audit(record) for record in sql.read_manifests(lake) if not record.get("audit")
+    }
+    if former not in unnamed:
+        known = "; ".join(f"{key} ({name})" for key, name in unnamed.items()) or "none"
+        raise BadInputError(
+            f"[audit] continues: got {former!r}, expected the id of an audit without a name in {lake}, "
+            f"which has: {known}"
+        )
+
+
+def describe_history(lake: Root, record: Mapping[str, Any]) -> str | None:
+    """Describe which earlier runs a run with a named audit belongs to; None without a name, or if its history is long.
+
+    `record` is the manifest of the run. The sentence is for the first runs of a name: it says how the history of runs
+    without a name can be continued.
+    """
+    records = sql.read_manifests(lake)
+    audits = sql.audit_ids(records)
+    others = [each for each in records if each["run_id"] != record["run_id"]]
+    if not (name := record.get("audit")) or any(each.get("audit") == name for each in others):
+        return None
+    joined = sum(audits[each["run_id"]] == audits[record["run_id"]] for each in others)
+    if joined:
+        return f"audit {name}: it continues {joined} earlier runs without a name"
+    unnamed = {audits[each["run_id"]]: format_audit(each) for each in others if not each.get("audit")}
+    if not unnamed:
+        return None
+    choices = "; ".join(f"{key} ({audit})" for key, audit in list(unnamed.items())[-5:])
+    return (
+        f"audit {name}: its history begins with this run; to continue that of runs without a name, set [audit] "
+        f"continues to one of: {choices}"
+    )
 
 
 def _reopen(lake: Root, run_id: str, facts: Mapping[str, Any]) -> Run:

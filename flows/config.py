@@ -81,6 +81,27 @@ class BottleneckSettings(settings.Section):
     text: GateSettings = GateSettings()
 
 
+class AuditName(settings.Section):
+    """Name of the audit. Its runs share one history of alerts and decisions, also after the model or a path changes."""
+
+    name: str | None = Field(
+        None,
+        pattern=r"^[^\x00-\x1f\x7f]{1,100}$",
+        description="Name of the audit. Default: its runs are those of one corpus and model.",
+    )
+    continues: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{12}$",
+        description="Id of an audit without a name whose history this one continues; see m2ib-audit runs.",
+    )
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        if self.continues and not self.name:
+            raise ValueError("continues: got an audit id without a name, expected [audit] name as well")
+        return self
+
+
 class ReviewConfig(settings.Section):
     """Requirements for reviewers' decisions and signatures; they do not change the results of the run."""
 
@@ -163,6 +184,7 @@ class RunConfig(settings.Section):
 class AuditConfig(settings.Section):
     """Configuration of one audit: all sections of AUDIT.toml."""
 
+    audit: AuditName = AuditName()
     corpus: settings.CorpusConfig
     model: settings.ModelConfig
     bottleneck: BottleneckSettings = BottleneckSettings()

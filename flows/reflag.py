@@ -33,7 +33,10 @@ from tasks.validate import validate
 _FIXED_SECTIONS = ("corpus", "bottleneck", "regions", "discover", "clusters", "confirm")
 """Sections of an AUDIT.toml that re-flagging cannot change: they decide what is stored, or how it is tested."""
 
-_KEPT = ("model", "model_digest", "corpus", "corpus_format", "corpus_digest", "seed", "failed_detectors", "four_eyes")
+_KEPT = (
+    *("audit", "audit_continues", "model", "model_digest", "corpus", "corpus_format", "corpus_digest", "seed"),
+    *("failed_detectors", "four_eyes"),
+)
 """Keys of the manifest that the new run takes over from the earlier run."""
 
 

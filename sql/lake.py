@@ -83,14 +83,32 @@ def latest_run(records: Iterable[Mapping[str, Any]], complete: bool = False) -> 
 
 
 def audit_id(record: Mapping[str, Any]) -> str:
-    """Return the identifier that all runs with the same corpus and the same model share.
-
-    `audit_id` is also a SQL macro with the same result.
+    """Return the identifier that all runs of an audit share: runs of one name or, without, of one corpus and model.
 
     Args:
         record: A manifest or a row of `runs`.
     """
-    return hashlib.sha256(f"{record['corpus']}\x1f{record['model']}".encode()).hexdigest()[:12]
+    name = record.get("audit")
+    parts = ("audit", name) if name else (record.get("corpus"), record.get("model"))
+    return hashlib.sha256("\x1f".join(part or "" for part in parts).encode()).hexdigest()[:12]
+
+
+def audit_ids(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the audit id of each run. Runs without a name can belong to a named audit.
+
+    They do if the named audit continues theirs: it has a run of the same corpus and model, or `[audit] continues` says
+    so. If several audits do, the one whose run was the first has them.
+
+    Args:
+        records: Manifests, or rows of `runs`, of all runs of a lake, from oldest to newest.
+    """
+    records, continued = list(records), dict[str, str]()
+    for record in records:
+        if record.get("audit"):
+            for former in (audit_id({**record, "audit": None}), record.get("audit_continues")):
+                continued.setdefault(former or "", audit_id(record))
+    own = {record["run_id"]: audit_id(record) for record in records}
+    return {run_id: continued.get(former, former) for run_id, former in own.items()}
 
 
 def manifest_path(lake: Root, run_id: str) -> Root:
@@ -200,7 +218,8 @@ def connect(
         _define_remote_tables(connection, lake, entries)
         kind = "allowed_paths"
         readable = [stores.copy_path(entry["sha256"]) for table in TABLES for entry in entries[table]]
-    _insert(connection, "runs", [_run_row(record) for record in records])
+    audits = audit_ids(records)
+    _insert(connection, "runs", [_run_row(record) | {"audit_id": audits[record["run_id"]]} for record in records])
     _define_decisions(connection, decisions)
     for name in query_names("macros"):
         connection.execute(query_text(f"macros/{name}"))
@@ -239,7 +258,7 @@ def _define_table(connection: Connection, table: str, files: list[Path]) -> None
         if files:
             paths = [str(path) for path in files]
             relation = connection.read_parquet(paths, union_by_name=True, hive_partitioning=False)
-            relation.create_view(table, replace=True)
+            _add_missing_columns(connection, table, relation).create_view(table, replace=True)
         else:
             connection.execute(query_text(f"schema/{table}"))
     except duckdb.Error as error:
@@ -248,6 +267,16 @@ def _define_table(connection: Connection, table: str, files: list[Path]) -> None
             "restore the file from a backup, or remove the run's folder under runs/"
         ) from error
     connection.execute("USE main")
+
+
+def _add_missing_columns(
+    connection: Connection, table: str, relation: duckdb.DuckDBPyRelation
+) -> duckdb.DuckDBPyRelation:
+    """Add the columns that a table has now, as NULL, to rows of runs of an earlier version."""
+    known = connection.from_arrow(schema(table).empty_table())
+    columns = zip(known.columns, known.types, strict=True)
+    missing = [f'NULL::{kind} AS "{name}"' for name, kind in columns if name not in relation.columns]
+    return relation.project(", ".join(["*", *missing])) if missing else relation
 
 
 @dataclass(frozen=True)

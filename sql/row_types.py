@@ -24,6 +24,8 @@ class AlertRow(_Alert):
     """A row of the stored table `alerts`."""
 
     alert_id: str
+    same_slices: list[str]
+    rank: int | None
     pair_ids: list[str]
     raised_at: datetime
 

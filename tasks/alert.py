@@ -1,8 +1,11 @@
 """Findings -> alerts: store the alerts of a run; the stage `notify` sends notifications of them."""
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import cast
+from itertools import chain
+from typing import Any, Final, cast
 
 from prefect import task
 
@@ -13,16 +16,140 @@ from tasks.lake.run import Run
 from tasks.records import claim_of
 from tasks.settings import AlertsConfig
 
+_KINDS: Final = ("attribute", "corpus", "phrase", "word")
+"""Kinds of slices, the one that says most about where to look first, for slices of the same pairs."""
+_FUNCTION_WORDS: Final = frozenset(
+    {
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "been",
+        "being",
+        "but",
+        "by",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "he",
+        "her",
+        "his",
+        "i",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "of",
+        "on",
+        "or",
+        "our",
+        "she",
+        "so",
+        "than",
+        "that",
+        "the",
+        "their",
+        "them",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "to",
+        "was",
+        "we",
+        "were",
+        "which",
+        "who",
+        "will",
+        "with",
+        "you",
+        "your",
+    }
+)  # fmt: skip
+"""English words that say nothing about a picture. Negations are not among them."""
+
+
+def rank_findings(findings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort the findings of one rule and region so that the first is the one to report.
+
+    Confirmed findings come before suspected ones, slices of names before clusters, and findings that a test could
+    measure before others. Then the stronger one comes first if the two can be distinguished, that is if their intervals
+    do not overlap. Of those that overlap with the strongest one, a slice of a function word comes last, a larger slice
+    before a smaller one, and an attribute before a word. A small slice has a large effect by chance more often.
+    """
+    groups: dict[tuple[bool, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in findings:
+        groups[row["state"] != "confirmed", row["slice_kind"] == "cluster", not row["measured"]].append(row)
+    return list(chain.from_iterable(_rank_by_strength(groups[key]) for key in sorted(groups)))
+
+
+def _rank_by_strength(rows: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    while rows:
+        lowest = max(row["low"] for row in rows)  # that of the strongest one
+        yield from sorted((row for row in rows if row["high"] >= lowest), key=_preference)
+        rows = [row for row in rows if row["high"] < lowest]
+
+
+def _preference(row: dict[str, Any]) -> tuple[Any, ...]:
+    kind, name = row["slice_kind"], row["slice"]
+    kinds = _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
+    return kind == "word" and name in _FUNCTION_WORDS, -row["n"], kinds, -row["effect"], name
+
+
+def explain_findings(connection: sql.Connection, run_id: str, settings: AlertsConfig) -> list[dict[str, Any]]:
+    """Return the findings of a run that may raise alerts, strongest first.
+
+    Each has `explained_by`, the stronger slice of the same rule and region without whose pairs the finding would not be
+    raised, and `same_slices`, the explained slices that have the same pairs; see sql/derive/explanations.sql.
+    """
+    thresholds = {"run_id": run_id, "factor": settings.factor}
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in sql.rows(connection, "derive/judged_findings", **thresholds):
+        groups[row["rule"], row["region"]].append(row)
+    places = {
+        (*key, place): row | {"place": place, "explained_by": None, "same_slices": []}
+        for key, rows in groups.items()
+        for place, row in enumerate(rank_findings(rows), start=1)
+    }
+    found = list(places.values())
+    names = ("rule", "side", "region", "slice_kind", "slice", "place")
+    lists = {f"{name}s": [row[name] for row in found] for name in names}
+    for link in sql.rows(connection, "derive/explanations", **thresholds, min_pairs=settings.min_pairs, **lists):
+        key = link["rule"], link["region"]
+        weak, strong = places[*key, link["place"]], places[*key, link["by_place"]]
+        weak["explained_by"] = strong["slice"]
+        if link["same_pairs"]:
+            strong["same_slices"].append(weak["slice"])
+    return _rank_alerts(found)
+
+
+def _rank_alerts(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort alerts of all regions: first independent ones, then confirmed ones, then by strength."""
+
+    def strength(row: dict[str, Any]) -> tuple[Any, ...]:
+        by_loss = -row["low"] if row["state"] == "confirmed" else 0.0
+        return row["explained_by"] is not None, row["state"], by_loss, -row["effect"], *claim_of(row), row["rule"]
+
+    return [row | {"rank": rank} for rank, row in enumerate(sorted(found, key=strength), start=1)]
+
 
 @task(name="alert", **TASK_OPTIONS)
 def alert(run: Run, settings: AlertsConfig) -> list[AlertRow]:
     """Store alerts for findings that are large enough or confirmed; return the alerts that no stronger one explains."""
-    thresholds = {"run_id": run.run_id, "factor": settings.factor, "min_pairs": settings.min_pairs}
     alerts = []
     with run.connect() as connection:
         strongest = sql.rows(connection, "derive/strongest_pairs", run_id=run.run_id, limit=settings.examples)
         examples = {(row["rule"], *claim_of(row)): row["pair_ids"] for row in strongest}
-        for finding in sql.rows(connection, "derive/explained_findings", **thresholds):
+        for finding in explain_findings(connection, run.run_id, settings):
             key = finding["rule"], *claim_of(finding)
             alert_id = hashlib.sha256("\x1f".join([run.run_id, *key]).encode()).hexdigest()[:12]
             alerts.append(

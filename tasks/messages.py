@@ -28,7 +28,13 @@ from prefect.artifacts import (
 )
 
 import sql
-from review.presentation.formatting import ALERT_STATUSES, format_alert_update, format_count, format_status
+from review.presentation.formatting import (
+    ALERT_STATUSES,
+    format_alert_update,
+    format_audit,
+    format_count,
+    format_status,
+)
 from tasks.execution import log_failure, run_logger
 from tasks.lake.run import Run
 
@@ -95,8 +101,8 @@ def sanitize(text: str, limit: int = 160) -> str:
 
 
 def audit_name(record: Mapping[str, Any]) -> str:
-    """Return the name of a run's audit: the last part of the corpus's path, and the model."""
-    return sanitize(f"{record['corpus'].rstrip('/').rsplit('/', 1)[-1]} with {record['model']}")
+    """Return the name of a run's audit in a message."""
+    return sanitize(format_audit(record))
 
 
 def select_notifiable(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

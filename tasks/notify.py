@@ -36,11 +36,11 @@ def _find_neighbors(run: Run) -> tuple[str | None, bool]:
     run made by re-flagging.
     """
     records = {record["run_id"]: record for record in sql.read_manifests(run.lake)}
-    audit = sql.audit_id(records[run.run_id])
+    audits = sql.audit_ids(records.values())
     series = [
         run_id
         for run_id, record in records.items()
-        if sql.is_complete(record) and not record.get("reflags") and sql.audit_id(record) == audit
+        if sql.is_complete(record) and not record.get("reflags") and audits[run_id] == audits[run.run_id]
     ]
     place = run.run_id
     while reflags := records.get(place, {}).get("reflags"):

@@ -4,8 +4,11 @@ import contextlib
 import os
 import shlex
 import signal
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -20,6 +23,8 @@ from stores import Root
 NotifyOption = Annotated[
     bool, typer.Option("--notify", help="Notify the recipients that `notify` has set up, as runs of deployments do.")
 ]
+_FIGURES = {"concentration": "effect", "score loss": "score_effect"}
+"""Figures of an alert in its history, by name in text."""
 
 
 def demo(
@@ -139,13 +144,17 @@ def run_audit(config: Any, resume: str | None, as_json: bool, verbose: bool, nex
     interrupts = contextlib.ExitStack()
 
     def announce(run: Any) -> None:
+        from flows.begin import describe_history
         from flows.interrupts import explain_interrupts
 
         begun.append(next_step(run.run_id))
         interrupts.enter_context(explain_interrupts(begun[0]))
         output.note(f"run {run.run_id}; if it is interrupted, {begun[0]}")
-        if base := run.read_manifest()["incremental"]:
+        record = run.read_manifest()
+        if base := record["incremental"]:
             output.note(f"run {run.run_id} {base}")
+        if history := describe_history(run.lake, record):
+            output.note(history)
 
     def explain_interrupt() -> str:
         return "; ".join(["interrupted", *begun])
@@ -224,16 +233,29 @@ def exit_unless_complete(result: Any, alerts: output.Exit = output.Exit.OK) -> N
         raise typer.Exit(exit_code)
 
 
-def _print_alerts(found: list[dict[str, Any]]) -> None:
-    from review.presentation.formatting import format_alert, format_figures, format_state, format_test
+def _print_alerts(found: list[dict[str, Any]], everything: bool = False) -> None:
+    """Print the independent alerts of a run, strongest first, and `everything`: also those that they explain."""
+    from review.presentation import formatting
 
+    explained: Counter[tuple[str, str, str]] = Counter()
     for alert in found:
-        if alert["explained_by"] is None:
-            output.say(f"ALERT {alert['alert_id']} ({format_state(alert)}): {format_alert(alert)}")
-            output.say(f"      {format_figures(alert)}")
-            output.say(f"      {format_test(alert)}")
-    if explained := sum(alert["explained_by"] is not None for alert in found):
-        output.say(f"      {explained} more are explained by these (same pairs); to list them: m2ib-audit alerts")
+        explained[alert["rule"], alert["region"], alert["explained_by"]] += 1
+    for alert in found:
+        if alert["explained_by"] is not None and not everything:
+            continue
+        parts = [formatting.format_state(alert)]
+        if alert.get("life"):
+            parts.append(formatting.format_status(alert["life"]))
+        if alert.get("decision", "open") != "open":
+            parts.append(f"decision: {formatting.format_decision(alert['decision'])}")
+        output.say_wrapped(f"ALERT {alert['alert_id']} ({'; '.join(parts)}): {formatting.format_alert(alert)}")
+        if alert["explained_by"] is not None:
+            output.say_wrapped(f"explained by {formatting.isolate_text(alert['explained_by'])}", indent=6)
+        output.say_wrapped(formatting.format_figures(alert), indent=6)
+        output.say_wrapped(formatting.format_test(alert), indent=6)
+        if followers := explained[alert["rule"], alert["region"], alert["slice"]]:
+            number = formatting.format_count(followers, "other alert")
+            output.say_wrapped(f"it explains {number}{'' if everything else ', listed with alerts --all'}", indent=6)
 
 
 def _self_audit(lake: Root, run_id: str) -> list[str]:
@@ -249,26 +271,24 @@ def alerts(
         str | None,
         typer.Option(metavar="7d|DATE|RUN_ID", help="Show the history of each alert over the runs since then."),
     ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also list the alerts that others explain.")] = False,
     lake: output.LakeOption = output.LAKE,
     as_json: output.JsonOption = False,
 ) -> None:
-    """List the alerts of a run: confirmed ones first, then by strength. With --since, their history over the runs."""
+    """List the independent alerts of a run, strongest first. With --since, their history over the runs.
+
+    With --json all alerts are listed.
+    """
+    from review.presentation.formatting import format_count
+
     if since is not None:
         with sql.connect(lake) as connection:
             histories = sql.rows(connection, "review/alert_history", since=_parse_since(connection, since))
         if as_json:
             output.print_json({"lives": histories})
             return
-        output.print_table(
-            [
-                {key: row[key] for key in ("life_id", "life", "state", "severity", "region", "slice")}
-                | {label: f"{row[label.replace(' ', '_')]:%Y-%m-%d %H:%M}" for label in ("first seen", "last seen")}
-                | {"runs": row["runs"]}
-                | {key: _first_to_last(row["history"], key) for key in ("effect", "score_effect")}
-                | {"why": row["why"] or ""}
-                for row in histories
-            ]
-        )
+        for row in histories:
+            _print_history(row)
         return
     found, which = read_alerts(lake, run_id)
     if as_json:
@@ -277,12 +297,13 @@ def alerts(
     if not found:
         output.say(f"no alerts in {which} of {lake}")
         return
-    columns = ("run_id", "alert_id", "life", "state", "severity", "region", "slice", "n", "share", "area", "effect")
-    tests = ("score_effect", "floor", "q", "explained_by", "decision")
-    output.print_table([{key: row[key] for key in (*columns, *tests)} for row in found])
-    for audited in dict.fromkeys(row["run_id"] for row in found):
+    for audited, rows in groupby(found, key=itemgetter("run_id")):
+        alerts_of_run = list(rows)
+        leaders = sum(row["explained_by"] is None for row in alerts_of_run)
+        output.say_wrapped(f"run {audited}: {leaders} of {format_count(len(alerts_of_run), 'alert')} are independent")
+        _print_alerts(alerts_of_run, everything)
         for sentence in _self_audit(lake, audited):
-            output.say(f"self-audit of {audited}: {sentence}")
+            output.say_wrapped(f"self-audit: {sentence}")
 
 
 def read_alerts(lake: Root, run_id: str) -> tuple[list[dict[str, Any]], str]:
@@ -314,6 +335,19 @@ def _parse_since(connection: sql.Connection, text: str) -> datetime:
             f"--since: got {text!r}, expected 7d, 36h, 2w, a date such as 2026-01-31, or a run of the lake: {newest}"
         )
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _print_history(row: dict[str, Any]) -> None:
+    """Print the history of an alert: its status in the newest run, and the first and last value of its figures."""
+    from review.presentation import formatting
+
+    status, state = formatting.format_status(row["life"]), formatting.format_state(row)
+    output.say_wrapped(f"{row['life_id']} {status.upper()} ({state}): {formatting.format_alert(row)}")
+    dates = f"{row['first_seen']:%Y-%m-%d %H:%M} to {row['last_seen']:%Y-%m-%d %H:%M}"
+    figures = [f"{name} {text}" for name, key in _FIGURES.items() if (text := _first_to_last(row["history"], key))]
+    output.say_wrapped("; ".join([f"{formatting.format_count(row['runs'], 'run')}, {dates}", *figures]), indent=6)
+    if row["why"]:
+        output.say_wrapped(formatting.isolate_text(row["why"]), indent=6)
 
 
 def _first_to_last(history: list[dict[str, Any]], key: str) -> str:

@@ -26,6 +26,7 @@ stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 stdout = Console(soft_wrap=True, highlight=False)
 if not stdout.is_terminal:
     stdout.width = 240  # a pipe has no width that a table must fit
+_COLUMNS = 80  # of wrapped text
 _READABLE = 40  # characters to which the widest column of a table may be narrowed
 
 
@@ -66,6 +67,14 @@ def fail(message: str, code: Exit = Exit.BAD_INPUT) -> NoReturn:
 def say(line: str) -> None:
     """Print a line to standard output, as part of the result."""
     stdout.print(line, markup=False)
+
+
+def say_wrapped(text: str, indent: int = 0) -> None:
+    """Print text to standard output, wrapped at 80 columns; all lines are indented."""
+    from rich.text import Text
+
+    for line in Text(text).wrap(stdout, min(stdout.width, _COLUMNS) - indent):
+        stdout.print(Text(" " * indent + line.plain.rstrip()))
 
 
 def note(line: str) -> None:

@@ -11,6 +11,7 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, Final
 
 BITS_PER_NAT: Final = 1 / math.log(2)
@@ -151,11 +152,12 @@ def format_loss(loss: float | None) -> str:
 
 
 def format_figures(alert: Mapping[str, Any]) -> str:
-    """Format the figures of an alert: shares of attribution and area, pairs, effect, and the rule that raised it."""
+    """Format the figures of an alert: shares of attribution and area, pairs, effect, rule, and same slices."""
+    same = ", ".join(_isolate_line(name) for name in alert.get("same_slices") or ())
     return (
         f"{format_percent(alert['share'])} of the attribution on {format_percent(alert['area'])} of the "
         f"{'words' if alert['side'] == 'text' else 'image'} in {format_count(alert['n'], 'pair')}; "
-        f"{format_effect(alert)} (rule {alert['rule']})"
+        f"{format_effect(alert)} (rule {alert['rule']}){f'; the same pairs: {same}' if same else ''}"
     )
 
 
@@ -203,13 +205,18 @@ def format_alert_update(row: Mapping[str, Any], escape: Escape = _isolate_line) 
 # Runs
 
 
+def format_audit(run: Mapping[str, Any]) -> str:
+    """Format the name of a run's audit or, without one, the last part of the corpus's path, and the model."""
+    return run.get("audit") or f"{run['corpus'].rstrip('/').rsplit('/', 1)[-1]} with {run['model']}"
+
+
 def format_status(status: str | None) -> str:
     """Format the status of a run or of an alert in the alert history, such as "still firing"."""
     return "unknown" if status is None else status.replace("_", " ")
 
 
 def format_headline(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]) -> str:
-    """Format the result of a run as a headline; `alerts` are its independent alerts, strongest first."""
+    """Format the result of a run as a headline; `alerts` are its independent alerts."""
     status = manifest["status"]
     reason = textwrap.shorten(manifest["reason"] or "no reason was stored", 120, placeholder=" …")
     if status == "running":
@@ -224,7 +231,7 @@ def format_headline(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, A
     total = " and ".join(f"{number} {state}" for state, number in numbers.items() if number)
     if len(alerts) == 1:
         return f"{total} alert: {format_alert(alerts[0])}"
-    return f"{total} alerts. The strongest: {format_alert(alerts[0])}"
+    return f"{total} alerts. The strongest: {format_alert(min(alerts, key=itemgetter('rank')))}"
 
 
 def format_self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:

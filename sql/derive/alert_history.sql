@@ -12,21 +12,29 @@
 WITH open_before AS (
     SELECT * FROM lives WHERE run_id = $previous AND life IS DISTINCT FROM 'resolved'
 ),
+with_names AS (
+    SELECT
+        *,
+        coalesce(($lasting::VARCHAR[])[list_position($names::VARCHAR[], region)], lasting_name(region, $run_id)) AS lasting_region,
+        coalesce(
+            CASE WHEN slice_kind = 'cluster' THEN ($lasting::VARCHAR[])[list_position($names::VARCHAR[], slice)] END,
+            lasting_name(slice, $run_id)
+        ) AS lasting_slice
+    FROM alerts
+    WHERE run_id = $run_id
+),
 identified AS (
     SELECT
         a.*,
-        coalesce(($lasting::VARCHAR[])[list_position($names::VARCHAR[], a.region)], lasting_name(a.region, $run_id)) AS lasting_region,
-        coalesce(
-            CASE WHEN a.slice_kind = 'cluster' THEN ($lasting::VARCHAR[])[list_position($names::VARCHAR[], a.slice)] END,
-            lasting_name(a.slice, $run_id)
-        ) AS lasting_slice,
-        life_id(h.corpus, h.model, a.rule, lasting_region, a.slice_kind, lasting_slice) AS life_id,
+        -- An open alert keeps its identity when its audit gets a name.
+        coalesce(b.life_id, life_id(h.audit, h.corpus, h.model, a.rule, a.lasting_region, a.slice_kind, a.lasting_slice)) AS life_id,
         h.config_digest, h.started_at, f.rule_digest, v.score_effect, v.score_low, v.score_high, v.margin
-    FROM alerts AS a
+    FROM with_names AS a
     JOIN runs AS h USING (run_id)
     LEFT JOIN findings AS f USING (run_id, rule, region, slice_kind, slice)
     LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
-    WHERE a.run_id = $run_id
+    LEFT JOIN open_before AS b
+        ON (b.rule, b.lasting_region, b.slice_kind, b.lasting_slice) = (a.rule, a.lasting_region, a.slice_kind, a.lasting_slice)
 ),
 raised AS (
     SELECT

@@ -16,7 +16,4 @@ LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
 LEFT JOIN lives AS l USING (run_id, alert_id)
 LEFT JOIN triage AS t USING (run_id, alert_id)
 WHERE $run_id IN (a.run_id, 'all')
-ORDER BY
-    a.run_id DESC, a.explained_by IS NOT NULL, a.state,
-    CASE WHEN a.state = 'confirmed' THEN v.score_low / nullif(v.margin, 0) END DESC NULLS LAST,
-    a.effect DESC, a.region, a.slice;
+ORDER BY a.run_id DESC, a.rank;

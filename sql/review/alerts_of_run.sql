@@ -17,7 +17,4 @@ FROM alerts AS a
 LEFT JOIN totals AS t USING (region)
 LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
 WHERE a.run_id = $run_id
-ORDER BY
-    a.explained_by IS NOT NULL, a.state,
-    CASE WHEN a.state = 'confirmed' THEN v.score_low / nullif(v.margin, 0) END DESC NULLS LAST,
-    a.effect DESC, a.region, a.slice_kind, a.slice;
+ORDER BY a.rank;

@@ -8,7 +8,8 @@ SELECT
     o.name AS region_name,
     r.model,
     r.corpus,
-    audit_id(r.corpus, r.model) AS audit_id,
+    r.audit,
+    r.audit_id,
     r.started_at,
     v.score_effect, v.score_low, v.score_high, v.floor, v.margin, v.q,
     l.life_id, l.life, l.why AS life_why, l.runs,
@@ -21,10 +22,10 @@ LEFT JOIN lives AS l ON l.run_id = a.run_id AND l.alert_id = a.alert_id
 LEFT JOIN triage AS t ON t.run_id = a.run_id AND t.alert_id = a.alert_id
 LEFT JOIN overlay_names AS o ON o.run_id = a.run_id AND o.region = a.region
 WHERE
-    ($audit IS NULL OR audit_id(r.corpus, r.model) = $audit)
+    ($audit IS NULL OR r.audit_id = $audit)
     AND (
         $run_id IS NULL OR a.run_id = $run_id
-        OR ($run_id = 'newest' AND a.run_id IN (SELECT max(run_id) FROM runs WHERE starts_with(status, 'completed') GROUP BY corpus, model))
+        OR ($run_id = 'newest' AND a.run_id IN (SELECT max(run_id) FROM runs WHERE starts_with(status, 'completed') GROUP BY audit_id))
     )
     AND ($model IS NULL OR r.model = $model)
     AND ($corpus IS NULL OR r.corpus = $corpus)
@@ -46,6 +47,5 @@ ORDER BY
     CASE WHEN $upwards THEN CASE $sort WHEN 'effect' THEN a.effect WHEN 'share' THEN a.share WHEN 'n' THEN a.n WHEN 'cost' THEN v.score_effect END END,
     CASE WHEN NOT $upwards THEN CASE $sort WHEN 'effect' THEN a.effect WHEN 'share' THEN a.share WHEN 'n' THEN a.n WHEN 'cost' THEN v.score_effect END END DESC NULLS LAST,
     a.explained_by IS NOT NULL, coalesce(t.decision, 'open') NOT IN ('open', 'pending', 'needs_data'), a.state,
-    CASE WHEN a.state = 'confirmed' THEN v.score_low / nullif(v.margin, 0) END DESC NULLS LAST,
-    a.effect DESC, a.run_id DESC, a.region, a.slice_kind, a.slice, a.alert_id
+    a.rank, a.run_id DESC
 LIMIT $limit OFFSET $offset;

@@ -12,7 +12,6 @@ WITH own AS (
 )
 SELECT
     r.* EXCLUDE (config),
-    audit_id(r.corpus, r.model) AS audit_id,
     r.attributions / nullif(r.corpus_rows - coalesce(r.not_sampled, 0), 0) AS coverage,
     r.errors / nullif(r.corpus_rows - coalesce(r.not_sampled, 0), 0) AS error_rate,
     coalesce(own_confirmed, 0) AS own_confirmed,
@@ -20,6 +19,6 @@ SELECT
     count(*) OVER () AS found
 FROM runs AS r
 LEFT JOIN own USING (run_id)
-WHERE $audit IN (audit_id(r.corpus, r.model), 'all') AND $status IN (r.status, 'any')
+WHERE $audit IN (r.audit_id, 'all') AND $status IN (r.status, 'any')
 ORDER BY r.run_id DESC
 LIMIT $limit OFFSET $offset;

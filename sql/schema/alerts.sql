@@ -14,6 +14,8 @@ CREATE TABLE alerts (
     area DOUBLE,
     effect DOUBLE,
     explained_by VARCHAR,  -- NULL for an independent alert
+    same_slices VARCHAR[], -- other slices with the same pairs, whose findings this alert explains
+    rank BIGINT,           -- place among the alerts of the run, strongest first, from 1; NULL in runs of an early version
     pair_ids VARCHAR[],    -- example pairs, most nats in the region first
     raised_at TIMESTAMPTZ
 );

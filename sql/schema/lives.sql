@@ -1,5 +1,5 @@
 -- One row per run and alert that the run raised or that was open before it: the alert's history over one audit's runs.
--- An audit is the runs of one model on one corpus. See also the view alert_history.
+-- An audit is the runs of one name or, without a name, of one model on one corpus. See also the view alert_history.
 CREATE TABLE lives (
     run_id VARCHAR,
     life_id VARCHAR,         -- the same in every run of the audit

@@ -1,6 +1,8 @@
 -- One row per run, from its manifest.
 CREATE TABLE runs (
     run_id VARCHAR,
+    audit VARCHAR,             -- [audit] name; NULL without one
+    audit_id VARCHAR,          -- the same for all runs of an audit: of one name or, without, of one corpus and model
     status VARCHAR,            -- 'running', 'completed', 'completed_with_errors' (some shards failed), 'stopped' (by a gate),
                                -- 'failed', 'interrupted' (from outside), 'pruned' (its files were deleted; counts as before)
     reason VARCHAR,            -- why it stopped, failed, has errors or was pruned

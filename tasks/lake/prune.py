@@ -69,14 +69,16 @@ def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = Non
     now = now or datetime.now(UTC)
     records = sql.read_manifests(lake)
     present = [record for record in records if record["status"] != sql.PRUNED]
+    audits = sql.audit_ids(records)
     complete: dict[str, list[Mapping[str, Any]]] = defaultdict(list)  # of each audit, newest first
     for record in filter(sql.is_complete, reversed(present)):
-        complete[sql.audit_id(record)].append(record)
+        complete[audits[record["run_id"]]].append(record)
     references = _find_references(lake, complete.values())
     reasons: dict[str, str] = {}
     bases: dict[str, str] = {}
     for record in present:
-        run_id, audit_runs = record["run_id"], [run["run_id"] for run in complete[sql.audit_id(record)]]
+        run_id = record["run_id"]
+        audit_runs = [run["run_id"] for run in complete[audits[run_id]]]
         if reason := _reason_to_keep(record, audit_runs, policy, now) or references.get(run_id):
             reasons[run_id] = reason
             bases |= {record[key]: f"run {run_id} {use}" for key, use in REFERENCES.items() if record.get(key)}

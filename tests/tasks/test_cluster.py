@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import sql
+from tasks.alert import explain_findings as explain
 from tasks.cluster import cluster
 from tasks.flag import flag
 from tasks.settings import AlertsConfig
@@ -75,13 +76,11 @@ def explain_findings(run, captions, shares, clustered, region="corner"):
     run.add_shares(region, shares)
     run.write_table("clusters", [{"pair_id": f"pair-{number:04d}", "cluster": "map cluster 1"} for number in clustered])
     with run.connect() as connection:
-        thresholds = {"run_id": run.run_id, "factor": 2.0, "min_pairs": 2}
-        findings = sql.rows(connection, "rules/region_mass", **thresholds)
+        findings = sql.rows(connection, "rules/region_mass", run_id=run.run_id, factor=2.0, min_pairs=2)
     run.write_table("findings", [{"rule": "region_mass", "side": "image", **row} for row in findings])
     with run.connect() as connection:
-        return {
-            row["slice"]: row["explained_by"] for row in sql.rows(connection, "derive/explained_findings", **thresholds)
-        }
+        found = explain(connection, run.run_id, AlertsConfig(factor=2.0, min_pairs=2))
+    return {row["slice"]: row["explained_by"] for row in found}
 
 
 def test_a_cluster_explains_no_word_though_its_effect_is_larger(hand_written_run):

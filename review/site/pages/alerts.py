@@ -42,9 +42,9 @@ def list_alerts(lake: LakeCache, run_id: str, *, decision: str | None = None, al
 
 
 def list_audits(lake: LakeCache) -> dict[str, str]:
-    """Return the name of each audit (corpus and model) by audit id, for a select field."""
+    """Return the name of each audit by audit id, for a select field."""
     rows = lake.query("review/page_filter_choices")
-    return {row["audit_id"]: f"{row['corpus']} with {row['model']}" for row in rows}
+    return {row["audit_id"]: row["audit"] or f"{row['corpus']} with {row['model']}" for row in rows}
 
 
 @router.get("/alerts")

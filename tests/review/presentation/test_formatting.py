@@ -95,7 +95,10 @@ def test_an_alert_is_phrased_as_strongly_as_its_state_allows():
         "attribution concentrates on the top-left corner"
     )
     manifest = {"status": "completed", "reason": None, "counts": {"attributions": 1}}
-    alerts = [{**alert, "state": state} for state in ("confirmed", "suspected", "suspected")]
+    alerts = [
+        {**alert, "state": state, "rank": rank} for rank, state in enumerate(("confirmed", "suspected", "suspected"))
+    ]
+    assert formatting.format_headline(manifest, alerts[::-1]) == formatting.format_headline(manifest, alerts)
     assert formatting.format_headline(manifest, alerts).startswith(
         "1 confirmed and 2 suspected alerts. The strongest: the score relies"
     )

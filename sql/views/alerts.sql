@@ -1,0 +1,18 @@
+-- One row per alert. `explained_by` is the stronger slice without whose pairs this alert would not be raised; `rank` is
+-- the alert's place among those of its run, from 1: first independent ones, then confirmed ones, then by strength.
+CREATE VIEW alerts AS
+SELECT a.* REPLACE (
+    -- Runs of an early version stored no rank.
+    coalesce(
+        a.rank,
+        row_number() OVER (
+            PARTITION BY a.run_id
+            ORDER BY
+                a.explained_by IS NOT NULL, a.state,
+                CASE WHEN a.state = 'confirmed' THEN v.score_low / nullif(v.margin, 0) END DESC NULLS LAST,
+                a.effect DESC, a.region, a.slice_kind, a.slice, a.rule
+        )
+    ) AS rank
+)
+FROM stored.alerts AS a
+LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice);

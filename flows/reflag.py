@@ -30,7 +30,7 @@ from tasks.progress import Stages
 from tasks.settings import AlertsConfig, NotifyConfig, PhrasesConfig
 from tasks.validate import validate
 
-_FIXED_SECTIONS = ("corpus", "bottleneck", "regions", "discover", "clusters", "confirm")
+_FIXED_SECTIONS = ("corpus", "model", "bottleneck", "regions", "discover", "clusters", "confirm")
 """Sections of an AUDIT.toml that re-flagging cannot change: they decide what is stored, or how it is tested."""
 
 _KEPT = (
@@ -144,11 +144,18 @@ def begin_reflag(
     return run, earlier, custom_rules
 
 
-def complete_run(lake: Root, run_id: str) -> dict[str, Any]:
-    """Return the manifest of a complete run; `latest` is the newest one that was not made by re-flagging."""
-    complete = {record["run_id"]: record for record in sql.read_manifests(lake) if sql.is_complete(record)}
+def complete_run(lake: Root, run_id: str, audit_id: str | None = None) -> dict[str, Any]:
+    """Return the manifest of a complete run; `latest` is the newest one that was not made by re-flagging.
+
+    With `audit_id` it is the newest one of this audit, if the audit has any.
+    """
+    records = sql.read_manifests(lake)
+    complete = {record["run_id"]: record for record in records if sql.is_complete(record)}
     if run_id == "latest":
-        run_id = sql.latest_run(record for record in complete.values() if not record.get("reflags"))[0] or run_id
+        audits = sql.audit_ids(records)
+        own = [record for record in complete.values() if not record.get("reflags")]
+        own = [record for record in own if audits[record["run_id"]] == audit_id] or own
+        run_id = sql.latest_run(own)[0] or run_id
     if run_id not in complete:
         raise BadInputError(
             f"reflag: got {run_id!r}, expected a complete run of {lake}, which has: {', '.join(complete) or 'none'}"

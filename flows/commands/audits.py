@@ -101,7 +101,8 @@ def reflag(
             from flows.reflag import check_unchanged, complete_run
             from flows.reflag import reflag as reflag_flow
 
-        earlier = complete_run(config.lake.root, run_id)
+        names = {"audit": config.audit.name, "corpus": config.corpus.place, "model": config.model.name}
+        earlier = complete_run(config.lake.root, run_id, sql.audit_id(names))
         check_unchanged(earlier, config)
         return reflag_flow(
             config.lake.path, earlier["run_id"], config.alerts, config.phrases, config.notify, config.ledger
@@ -266,7 +267,7 @@ def _self_audit(lake: Root, run_id: str) -> list[str]:
 
 
 def alerts(
-    run_id: Annotated[str, typer.Option("--run", help="Run id, `latest`, or `all`.")] = "latest",
+    run_id: Annotated[str, typer.Option("--run", help="Run id, `latest`, an audit's name, or `all`.")] = "latest",
     since: Annotated[
         str | None,
         typer.Option(metavar="7d|DATE|RUN_ID", help="Show the history of each alert over the runs since then."),

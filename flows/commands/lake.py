@@ -29,7 +29,9 @@ def query(
 
 def try_rule(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="SQL file of the rule; see docs/rules.md.")],
-    run_id: Annotated[str, typer.Option("--run", help="Id of a complete run, or `latest`.")] = "latest",
+    run_id: Annotated[
+        str, typer.Option("--run", help="Id of a complete run, `latest`, or an audit's name.")
+    ] = "latest",
     lake: output.LakeOption = output.LAKE,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -110,7 +112,7 @@ def prune(
 def compact(
     run_id: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN_ID]", help="Id of a complete run, or `latest`: the newest complete run."),
+        typer.Argument(metavar="[RUN_ID]", help="Id of a complete run, `latest`, or an audit's name."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Compact all complete runs of the lake.")] = False,
     lake: output.LakeOption = output.LAKE,

@@ -27,6 +27,7 @@ stdout = Console(soft_wrap=True, highlight=False)
 if not stdout.is_terminal:
     stdout.width = 240  # a pipe has no width that a table must fit
 _COLUMNS = 80  # of wrapped text
+_RUN_ID = r"\d{8}T\d{6}-[0-9a-f]+"
 _READABLE = 40  # characters to which the widest column of a table may be narrowed
 
 
@@ -53,7 +54,7 @@ OtherLakeOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of output.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log.")]
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN_ID", help="Id of a complete run, or `latest`: the newest complete run.")
+    str, typer.Argument(metavar="RUN_ID", help="Id of a complete run, `latest`, or an audit's name.")
 ]
 AuditFile = Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="What to audit; see docs/audit-toml.md.")]
 
@@ -132,18 +133,33 @@ KeyOption = Annotated[
 
 
 def choose_run(lake: Root, run_id: str, complete: bool = False) -> str:
-    """Return the id of a run, given its id or `latest` (see `sql.latest_run`). Exit if the lake has no such run.
+    """Return the id of a run, given its id, `latest` (see `sql.latest_run`), or an audit's name or id for its latest run.
 
-    If `latest` is not the newest run, because a complete one is needed, say so.
+    Exit if the lake has no such run. If `latest` is not the newest run, because a complete one is needed, or the lake
+    has several audits, say so.
     """
-    if run_id != "latest":
+    if re.fullmatch(_RUN_ID, run_id):
         return run_id
-    found, newest = sql.latest_run(sql.read_manifests(lake), complete)
+    records = sql.read_manifests(lake)
+    audits = sql.audit_ids(records)
+    names = {record["audit"]: audits[record["run_id"]] for record in records if record.get("audit")}
+    wanted = names.get(run_id, run_id)
+    if run_id != "latest" and wanted not in audits.values():
+        return run_id
+    found, newest = sql.latest_run(
+        (record for record in records if run_id == "latest" or audits[record["run_id"]] == wanted), complete
+    )
     if found is None:
         kind = "complete run" if complete and newest else "run"
-        fail(f"got latest, but the lake {lake} has no {kind}; run an audit first, or name another lake with --lake")
+        fail(f"got {run_id}, but the lake {lake} has no {kind}; run an audit first, or name another lake with --lake")
     if newest is not None:
         note(f"note: the newest run, {newest}, did not complete; latest is run {found}")
+    if run_id == "latest" and (others := {*audits.values()} - {audits[found]}):
+        choices = [next((name for name in names if names[name] == other), other) for other in sorted(others)]
+        note(
+            f"note: the lake has {len(others) + 1} audits; latest is run {found}; for the latest run of another one, "
+            f"name it: {', '.join(choices)}"
+        )
     return found
 
 

@@ -11,6 +11,7 @@ import typer
 from pypdf import PdfReader
 from typer.testing import CliRunner
 
+import sql
 from flows import cli
 from flows.commands import audits
 from flows.commands.output import Exit, stdout
@@ -167,6 +168,22 @@ def test_all_selects_the_alerts_of_all_runs(call, alerted_run, later_run):
     assert len(last_line(call("alerts", "--run", "all", "--json"))["alerts"]) == 2
     assert len(last_line(call("alerts", "--run", alerted_run.run_id, "--json"))["alerts"]) == 2
     assert last_line(call("alerts", "--run", later_run.run_id, "--json")) == {"alerts": []}
+
+
+def test_latest_names_the_other_audits_whose_runs_their_names_choose(call, alerted_run):
+    other = type(alerted_run)(alerted_run.lake, "20260202T000000-bbbbbb").begin(audit="prod", model="m2")
+    for run in (alerted_run, other):
+        run.finish("completed")
+    latest = call("alerts", "--json")
+    assert last_line(latest) == {"alerts": []}
+    unnamed = sql.audit_id(alerted_run.read_manifest())
+    assert f"2 audits; latest is run {other.run_id}; for the latest run of another one, name it: {unnamed}" in (
+        " ".join(latest.stderr.split())
+    )
+    for audit, number in ((unnamed, 2), ("prod", 0)):
+        chosen = call("alerts", "--run", audit, "--json")
+        assert len(last_line(chosen)["alerts"]) == number
+        assert "audits" not in chosen.stderr
 
 
 def test_a_run_with_failed_shards_is_complete(call, alerted_run):

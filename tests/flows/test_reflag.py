@@ -198,3 +198,10 @@ def test_sections_that_re_flagging_does_not_use_must_equal_those_of_the_run(test
             record,
             parse(config | {"regions": {"frame": 0.2}, "confirm": {"pairs": 9}, "discover": {"peaks": 9}}, "test"),
         )
+
+
+def test_the_file_of_another_model_is_refused(tested_audit):
+    config = tested_audit.config.model_dump(mode="json")
+    config["model"]["architecture"] = "demo/clean"
+    with pytest.raises(BadInputError, match=r"got a different model\.architecture than run"):
+        flow.check_unchanged(tested_audit.run.read_manifest(), parse(config, "test"))

@@ -133,7 +133,7 @@ KeyOption = Annotated[
 
 
 def choose_run(lake: Root, run_id: str, complete: bool = False) -> str:
-    """Return the id of a run, given its id, `latest` (see `sql.latest_run`), or an audit's name or id for its latest run.
+    """Return the id of a run, given its id, `latest` (see `sql.latest_run`), or an audit (name or id): its latest run.
 
     Exit if the lake has no such run. If `latest` is not the newest run, because a complete one is needed, or the lake
     has several audits, say so.

@@ -61,7 +61,9 @@ pieces AS (
 )
 SELECT $run_id AS run_id, pair_id, 'image' AS side, region, nats / nullif(image_nats, 0) AS share, area, nats
 FROM (
-    SELECT a.pair_id, f.region, list_dot_product(a.image_map::DOUBLE[], f.parts) AS nats, a.image_nats, f.area
+    -- A map of a wrong length is invalid: it has no share.
+    SELECT a.pair_id, f.region, CASE WHEN len(a.image_map) = len(f.parts) THEN list_dot_product(a.image_map::DOUBLE[], f.parts) END AS nats,
+        a.image_nats, f.area
     FROM attributions AS a
     JOIN fixed AS f USING (grid_w, grid_h)
     WHERE a.run_id = $run_id

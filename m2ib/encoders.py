@@ -181,6 +181,8 @@ class DualEncoder:
         """
         if not isinstance(images, Tensor):
             if not isinstance(images, np.ndarray):
+                if wrong := [type(image).__name__ for image in images if not isinstance(image, Image.Image)]:
+                    raise TypeError(f"images: got {wrong[0]}, expected PIL images; open files with PIL.Image.open")
                 images = np.stack([self.resize(image) for image in images])
             return self._normalize(copy_to(self.device, torch.from_numpy(images)))
         return copy_to(self.device, images)

@@ -87,7 +87,17 @@ def test_default_settings_are_those_of_attribute(encoder, pairs):
     assert len(attribute(encoder, *pairs, statistics=calibrate(encoder, *pairs))) == 11
 
 
-def test_pictures_and_tables_are_imported_on_demand():
-    code = "import json, sys, m2ib.attribution; print(json.dumps(sorted({'matplotlib', 'pandas'} & {*sys.modules})))"
+def test_paths_are_refused_and_pictures_and_tables_are_imported_on_demand():
+    """In another process, in which annotations are not checked."""
+    code = """
+import json, sys, m2ib
+encoder = m2ib.load_encoder("demo/clean")
+try:
+    m2ib.attribute(encoder, ["a.png"], ["a"], m2ib.preset("paper"))
+except TypeError as error:
+    print(json.dumps([str(error), sorted({"matplotlib", "pandas"} & {*sys.modules})]))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    assert json.loads(done.stdout) == []
+    message, modules = json.loads(done.stdout)
+    assert message == "images: got str, expected PIL images; open files with PIL.Image.open"
+    assert modules == []

@@ -80,7 +80,7 @@ def test_contact_sheet_outlines_boxes(corpus_and_description, tmp_path):
         page = write_contact_sheet(corpus, description, "c", tmp_path / "page.html", 20, *options).read_text()
         return re.findall('src="(data:image[^"]*)"', page), page
 
-    plain, boxed = pictures()[0], pictures(find)[0]
+    plain, boxed = pictures(lambda *_: {})[0], pictures(find)[0]
     captions = [pair.caption for pair in description.sample]
     assert [old != new for old, new in zip(plain[-3:], boxed[-3:], strict=True)] == [c == "caption 1" for c in captions]
     assert pictures(find)[1].count("&lt;marks&gt;") == captions.count("caption 1")

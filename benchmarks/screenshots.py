@@ -59,9 +59,12 @@ def add_decisions(lake: Path) -> dict[str, str]:
             connection,
             "SELECT run_id, alert_id, pair_ids FROM alerts WHERE explained_by IS NULL ORDER BY state, effect DESC",
         )
+        overlays = sql.read(connection, "SELECT run_id, region FROM stamps WHERE region = 'stamp 1'")
         runs = [row["run_id"] for row in sql.read(connection, "SELECT run_id FROM runs ORDER BY run_id")]
     ada, bob = Reviewer("Ada Example", "reviewer", "password"), Reviewer("Bob Example", "approver", "password")
     first = alerts[0]
+    for row in overlays:
+        decisions.name_overlay(lake, ada, row["run_id"], row["region"], "PORT tag")
     reason = "The tag is not a sign of disease, so the model must not depend on it."
     record = decisions.decide(
         lake, ada, first["run_id"], first["alert_id"], "confirmed", reason, "review", four_eyes=True
@@ -85,6 +88,7 @@ def add_decisions(lake: Path) -> dict[str, str]:
         "run": run,
         "sign-off": f"{run}/sign-off",
         "pairs": f"{run}/pairs?alert={first['alert_id']}",
+        "gallery": f"{run}/pairs?view=gallery",
         "pair": f"{run}/pairs/{pair}?alert={first['alert_id']}",
         "compare": f"/compare?left={first['run_id']}&right={other_run}",
         "compare-pair": f"/compare?left={first['run_id']}&right={other_run}&pair={pair}",

@@ -9,6 +9,7 @@ WITH totals AS (
 )
 SELECT
     a.*,
+    o.name AS region_name,
     v.* EXCLUDE (run_id, rule, region, slice_kind, slice, confirmed),
     t.n - a.n AS rest_n,
     greatest(0, t.share - a.share * a.n) / nullif(t.n - a.n, 0) AS rest_share,
@@ -16,5 +17,6 @@ SELECT
 FROM alerts AS a
 LEFT JOIN totals AS t USING (region)
 LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
+LEFT JOIN overlay_names AS o ON o.run_id = a.run_id AND o.region = a.region
 WHERE a.run_id = $run_id
 ORDER BY a.rank;

@@ -175,14 +175,19 @@ def _reopen(lake: Root, run_id: str, facts: Mapping[str, Any]) -> Run:
 
 
 def _is_final(record: Mapping[str, Any]) -> bool:
-    """Return whether a run is complete or was pruned, so that it cannot be resumed."""
-    return sql.is_complete(record) or record["status"] == sql.PRUNED
+    """Return whether a run is complete, was pruned or had pairs erased, so that it cannot be resumed."""
+    return sql.is_complete(record) or record["status"] == sql.PRUNED or _had_pairs_erased(record)
+
+
+def _had_pairs_erased(record: Mapping[str, Any]) -> bool:
+    return any(entry["what"] == "erased" for entry in record.get("earlier_manifests", []))
 
 
 def _check_unfinished(record: Mapping[str, Any]) -> None:
     if _is_final(record):
+        status = "had pairs erased" if _had_pairs_erased(record) else f"is {record['status']}"
         raise ResumeError(
-            f"resume: run {record['run_id']} is {record['status']} and cannot be resumed; leave out --resume to "
+            f"resume: run {record['run_id']} {status} and cannot be resumed; leave out --resume to "
             "start a new run, with --incremental if it is to attribute only pairs that have no map yet"
         )
 

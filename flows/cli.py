@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from flows.commands import audits, inspect, lake, notifying, operating, reviewing
+from flows.commands import audits, erase, inspect, lake, notifying, operating, reviewing
 from flows.commands.output import Exit, exit_on_error, fail
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +50,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "adopt": lake.adopt,
         "compact": lake.compact,
         "prune": lake.prune,
+        "erase": erase.erase,
         "key": {"new": reviewing.new_key},
     },
 }

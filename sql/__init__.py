@@ -10,6 +10,7 @@ files that the lake's manifests list. The folders contain:
 - `gates/`: queries of the validation stage
 - `rules/`: queries whose rows are findings
 - `retention/`: queries that select the runs to keep when a lake is pruned
+- `erasure/`: queries that find what identifies erased pairs
 - `review/`: queries of the report, the site and the command line
 """
 

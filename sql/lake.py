@@ -199,7 +199,9 @@ def connect(
         records = [dict(manifest) if record["run_id"] == run_id else record for record in records]
     if not (lake.is_dir() if isinstance(lake, Path) else records or run_id is not None):
         raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
-    decisions = ledger.read_records(lake) if (run_id is None if with_decisions is None else with_decisions) else []
+    records_of_people: list[ledger.Record] = []
+    if run_id is None if with_decisions is None else with_decisions:
+        records_of_people = ledger.read_texts(lake, ledger.read_records(lake))
     settings = {"memory_limit": memory, "threads": threads}
     # A folder of its own, because DuckDB names its temporary files alike. It creates the folder when it needs it.
     settings["temp_directory"] = str(stores.scratch_folder() / f"{uuid.uuid4().hex}.spill")
@@ -220,7 +222,7 @@ def connect(
         readable = [stores.copy_path(entry["sha256"]) for table in TABLES for entry in entries[table]]
     audits = audit_ids(records)
     _insert(connection, "runs", [_run_row(record) | {"audit_id": audits[record["run_id"]]} for record in records])
-    _define_decisions(connection, decisions)
+    _define_decisions(connection, records_of_people)
     for name in query_names("macros"):
         connection.execute(query_text(f"macros/{name}"))
     _define_views(connection)

@@ -2,20 +2,25 @@
 
 lake/ledger/00000001.json     one record as canonical JSON: sorted keys, no spaces, UTF-8
 lake/ledger/HEAD              number and sha256 of the last record
+lake/ledger/texts/            texts that people wrote, named by the sha256 that their record contains
 
 Each record contains the sha256 of the previous record (`prev`), so that a changed, deleted or reordered record is
 detected. Records are never changed. A correction is a new record. HEAD detects whether the last records were deleted,
 unless HEAD was rewritten as well. To detect that too, keep a copy of HEAD outside of the lake.
+
+A text that a person wrote is a file of its own, so that it can be erased while the chain stays whole. It contains a
+random salt: without it, a short text could be guessed from its sha256. Records of earlier releases contain their text.
 """
 
 import hashlib
 import json
 import re
+import secrets
 import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +36,7 @@ KINDS = ("run", "rewrite", "report", "notification", "review", "countersign", "s
 """Kinds of records.
 
 - `run`: a run ended
-- `rewrite`: the files of a run were compacted or pruned
+- `rewrite`: the files of a run were compacted or pruned, or pairs were erased
 - `report`: a report of a run was written
 - `notification`: messages were sent, or could not be delivered
 - `review`: a person reviewed an alert
@@ -39,6 +44,11 @@ KINDS = ("run", "rewrite", "report", "notification", "review", "countersign", "s
 - `sign_off`: a person signed off a run
 - `name`: a person named a recurring overlay
 """
+TEXTS = "texts"
+TEXT_FIELDS = {"review": "reason", "countersign": "statement", "sign_off": "statement"}
+"""Field of the body that contains a person's text, by kind of record. `<field>_sha256` is the digest of its file."""
+ERASED = "[erased]"
+"""Replacement of an erased text."""
 BEGINNING = "0" * 64
 """Value of `Record.prev` in the first record of a ledger."""
 _APPEND_ATTEMPTS = 1000
@@ -281,12 +291,15 @@ def append(
     """
     if kind not in KINDS:
         raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(KINDS)}")
+    body, text = _separate_text(kind, body)
     for _ in range(_APPEND_ATTEMPTS):
         earlier = read_records(lake)
         if check is not None:
             check(earlier)
         record, data = _build_record(earlier[-1] if earlier else None, kind, body, signer)
         try:
+            if text is not None:
+                files.create_file(text_path(lake, sha256(text)), text)
             created = files.create_file(record_path(lake, record.number), data)
         except OSError as error:
             raise LakeError(
@@ -300,6 +313,73 @@ def append(
         f"ledger: other writers were faster in all {_APPEND_ATTEMPTS} attempts to append a record to {lake}; stop the "
         "other writers, and try again"
     )
+
+
+def _separate_text(kind: str, body: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes | None]:
+    """Return the body of a record without a person's text, and the content of the text's file, None without a text."""
+    text = body.get(field := TEXT_FIELDS.get(kind, ""))
+    if not (isinstance(text, str) and text):
+        return body, None
+    data = canonical_json({"salt": secrets.token_hex(16), "text": text})
+    return {key: value for key, value in body.items() if key != field} | {f"{field}_sha256": sha256(data)}, data
+
+
+def text_path(lake: Root, digest: str) -> Root:
+    """Return the path of a person's text; `digest` is the sha256 of the file."""
+    return lake / FOLDER / TEXTS / f"{digest}.json"
+
+
+def text_digest(record: Record) -> str | None:
+    """Return the sha256 of the file with a record's text; None if the record has no text, or contains it."""
+    digest = record.body.get(f"{TEXT_FIELDS.get(record.kind)}_sha256")
+    return digest if isinstance(digest, str) else None
+
+
+def erased_files(records: Iterable[Record]) -> dict[str, Record]:
+    """Return the files of a lake that were erased, by path, with the last record about each."""
+    erasures = (record for record in records if record.kind == "rewrite" and record.body.get("what") == "erased")
+    return {entry["path"]: record for record in erasures for entry in record.body.get("files", [])}
+
+
+def parse_text(data: bytes, digest: str) -> str:
+    """Return the text in a text's file. Raises LedgerError unless the file has this sha256."""
+    if (found := sha256(data)) != digest:
+        raise LedgerError(f"ledger: text {digest} has sha256 {found}: it was changed; restore it from a backup")
+    return str(json.loads(data)["text"])
+
+
+_texts: dict[str, str] = {}
+"""Texts that were read from a lake, by the sha256 of their file."""
+
+
+def read_texts(lake: Root, records: Sequence[Record]) -> list[Record]:
+    """Return records with the texts that people wrote in their bodies. An erased text is `ERASED`.
+
+    Raises:
+        LedgerError: A text is missing, but not erased, or was changed.
+        LakeError: The store does not answer.
+    """
+    erased = erased_files(records)
+    digests = {record.number: digest for record in records if (digest := text_digest(record)) is not None}
+    texts = {}
+    for digest in digests.values():
+        if f"{FOLDER}/{TEXTS}/{digest}.json" in erased:
+            texts[digest] = ERASED
+            _texts.pop(digest, None)
+    missing = [digest for digest in digests.values() if digest not in texts and digest not in _texts]
+    for path, data in files.read_all(text_path(lake, digest) for digest in missing):
+        digest = path.name.removesuffix(".json")
+        _texts[digest] = parse_text(data, digest)
+
+    def fill(record: Record) -> Record:
+        if record.number not in digests:
+            return record
+        text = texts.get(digests[record.number]) or _texts.get(digests[record.number])
+        if text is None:
+            raise LedgerError(f"ledger: the text of record {record.number} is missing; restore it from a backup")
+        return replace(record, body={**record.body, TEXT_FIELDS[record.kind]: text})
+
+    return [fill(record) for record in records]
 
 
 class _DuplicateError(Exception):

@@ -25,8 +25,12 @@ _TEMPORARY: Final = re.compile(r"(.*/)?\.[^/]+\.tmp")
 """Names of incomplete files of killed processes; nothing reads them."""
 _SHARD: Final = re.compile(
     r"(attributions|ingest_errors)/part-[^/]+\.parquet|parts/[^/]+\.json|calibration\.safetensors"
+    r"|[a-z_]+/erased-[^/]+\.parquet"
 )
-"""Names of the files of a shard. Interrupted attempts leave such files, which no manifest lists."""
+"""Names of the files of a shard or an erasure. Interrupted attempts leave such files, which no manifest lists."""
+_TEXT: Final = re.compile(rf"{ledger.TEXTS}/[0-9a-f]{{64}}\.json")
+_ERASURE: Final = "erasure.json"
+"""Plan of an erasure that is not complete."""
 _REPORT: Final = re.compile(r"report[^/]*\.(html|pdf)")
 _MANIFEST: Final = "manifest.json"
 _NOT_CHAINED: Final = "has no record in the ledger: it was written before the lake had a ledger"
@@ -111,7 +115,9 @@ def verify(lake: Root, run_id: str | None, public: PublicKey | None = None, head
     if run_id == "all":
         expected = (f"{ledger.FOLDER}/", *(f"runs/{each}/" for each in files))
         for name in sizes:
-            if not name.startswith(expected):
+            if name == _ERASURE:
+                result.notes.append(f"{name}: an erasure is not complete; complete it with m2ib-audit erase --resume")
+            elif not name.startswith(expected):
                 result.add(name, "is not listed in any manifest")
     return result
 
@@ -162,7 +168,7 @@ def _verify_ledger(
     for name in names:
         if _TEMPORARY.fullmatch(name):
             result.notes.append(f"{prefix}{name}: incomplete file of a killed process; it can be removed")
-        elif name != ledger.HEAD and ledger.record_number(name) is None:
+        elif name != ledger.HEAD and not _TEXT.fullmatch(name) and ledger.record_number(name) is None:
             result.add(prefix + name, "is not a record of the ledger")
     numbers = sorted(number for name in names if (number := ledger.record_number(name)) is not None)
     last = max(numbers, default=0)
@@ -182,6 +188,7 @@ def _verify_ledger(
     _verify_chain(result, parsed, digests, head)
     records = list(parsed.values())
     _verify_signatures(result, records, public)
+    _verify_texts(lake, {name for name in names if _TEXT.fullmatch(name)}, result, records)
     result.records, result.head = len(digests), digests.get(last)
     result.files, result.bytes = len(names), sum(sizes[prefix + name] for name in names)
     if noted_head is not None and noted_head not in digests.values():
@@ -189,6 +196,43 @@ def _verify_ledger(
     if not names:
         result.notes.append(f"{prefix}: the lake has no ledger")
     return records
+
+
+def _verify_texts(lake: Root, names: set[str], result: VerifyResult, records: Sequence[Record]) -> None:
+    """Compare the texts that people wrote with their sha256 in the records, and note what was erased."""
+    erased = ledger.erased_files(records)
+    owners = {f"{ledger.TEXTS}/{digest}.json": record for record in records if (digest := ledger.text_digest(record))}
+    for name in sorted(names | set(owners)):
+        path = f"{ledger.FOLDER}/{name}"
+        if name not in owners:
+            result.notes.append(f"{path}: a text without a record; its writer was killed, and it can be removed")
+        elif name not in names and path in erased:
+            result.notes.append(f"record {owners[name].number}: its text was erased (record {erased[path].number})")
+        elif name not in names:
+            result.add(path, f"the text of record {owners[name].number} is missing")
+        else:
+            try:
+                ledger.parse_text(stores.read_bytes(lake / path), name[len(ledger.TEXTS) + 1 : -len(".json")])
+            except LedgerError as error:
+                result.add(path, _shorten(error))
+    for record in records:
+        if record.kind == "rewrite" and record.body.get("what") == "erased":
+            result.notes.append(_describe_erasure(record))
+
+
+def _describe_erasure(record: Record) -> str:
+    body, files = record.body, record.body["files"]
+    replaced = sum(entry["new_path"] is not None for entry in files)
+    what = [
+        *([format_count(body["pairs"], "pair")] if body.get("pairs") else []),
+        *([f"{format_count(replaced, 'file')} replaced"] if replaced else []),
+        *([f"{format_count(len(files) - replaced, 'file')} deleted"] if replaced < len(files) else []),
+    ]
+    place = f"run {body['run_id']}" if body["run_id"] else "lake"
+    return (
+        f"record {record.number}: erased from the {place} on {record.at[:10]} by {body['by']}: {', '.join(what)} "
+        f"(reason: {body['reason']})"
+    )
 
 
 def _shorten(error: LedgerError) -> str:
@@ -290,6 +334,7 @@ class _RunVerifier:
         self.prefix = f"runs/{self.run_id}/"
         self.own_records = [record for record in self.records if record.body.get("run_id") == self.run_id]
         self.ends = [record for record in self.own_records if record.kind in _RUN_KINDS]
+        self.erased = ledger.erased_files(self.records)
 
     def verify(self) -> None:
         """Add the differences and notes of the run to the result."""
@@ -306,11 +351,12 @@ class _RunVerifier:
         digest = ledger.sha256(data)
         self._verify_manifest(manifest, digest)
         listed = {entry["path"].removeprefix(self.prefix): entry["sha256"] for entry in manifest["files"]}
-        earlier = {entry["manifest"]: entry["sha256"] for entry in manifest.get("earlier_manifests", [])}
+        entries = manifest.get("earlier_manifests", [])
+        earlier = {entry["manifest"]: entry.get("erased_sha256", entry["sha256"]) for entry in entries}
         self._verify_files(listed | earlier)
-        self._verify_reviews({digest, *earlier.values()})
+        self._verify_reviews({digest, *(entry["sha256"] for entry in entries)})
         self._verify_reports(manifest)
-        self._verify_unlisted({_MANIFEST, *listed, *earlier}, earlier)
+        self._verify_unlisted({_MANIFEST, *listed, *earlier}, earlier, digest)
 
     def _add(self, name: str, description: str) -> None:
         self.result.add(self.prefix + name, description)
@@ -403,11 +449,12 @@ class _RunVerifier:
                 self._note(name, _NOT_CHAINED)
         for path in {body["path"] for body in recorded if isinstance(body.get("path"), str)}:
             name = path.removeprefix(self.prefix)
-            if path.startswith(self.prefix) and name not in self.files and manifest["status"] != sql.PRUNED:
+            is_explained = manifest["status"] == sql.PRUNED or path in self.erased
+            if path.startswith(self.prefix) and name not in self.files and not is_explained:
                 self._add(name, "is missing; m2ib-audit report writes it again")
 
-    def _verify_unlisted(self, known: set[str], earlier: Mapping[str, str]) -> None:
-        """Report files in the folder of the run that its manifest does not list."""
+    def _verify_unlisted(self, known: set[str], earlier: Mapping[str, str], digest: str) -> None:
+        """Report files in the folder of the run that its manifest, which has this sha256, does not list."""
         replaced: set[str] = set()
         for _, data in stores.read_all(self.lake / self.prefix / name for name in earlier):
             if ledger.sha256(data) in earlier.values():
@@ -417,8 +464,12 @@ class _RunVerifier:
                 continue
             if _TEMPORARY.fullmatch(name):
                 origin = "incomplete file of a killed process"
+            elif name == f"manifest-{digest[:16]}.json" and self._sha256(name) == digest:
+                origin = "copy of the manifest, of an interrupted compaction, pruning or erasure"
             elif name in replaced:
                 origin = "left over from before the run was compacted or pruned"
+                if self.prefix + name in self.erased:
+                    origin = "left over from an erasure that is not complete: repeat it"
             elif _SHARD.fullmatch(name):
                 origin = "of an interrupted attempt, for --resume"
             else:

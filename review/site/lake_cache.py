@@ -65,6 +65,7 @@ class LakeCache:
         self._results: LRUCache[Hashable, Any] = LRUCache(MAX_RESULTS)
         self._all_runs: LRUCache[Hashable, _AllRuns] = LRUCache(1)
         self._listing: tuple[float, dict[str, Hashable]] | None = None
+        self._versions: dict[str, Hashable] = {}  # of the runs, as last read
 
     def get_or_compute(self, cache: "LRUCache[Hashable, Any]", key: Hashable, compute: Callable[[], _Value]) -> _Value:
         """Return the value of a key in a cache of this object; compute and cache the value if it is missing."""
@@ -213,10 +214,20 @@ class LakeCache:
                 if self._listing is None or time.monotonic() - self._listing[0] > LISTING_SECONDS:
                     self._listing = (time.monotonic(), _list_remote_runs(self.lake))
                 runs = self._listing[1]
+        self._drop_replaced_runs(runs)
         try:  # for each request, so that a decision is visible at once
             return runs, (*names, stores.read_bytes(folder / ledger.HEAD))
         except FileNotFoundError:
             return runs, (*names,)
+
+    def _drop_replaced_runs(self, runs: dict[str, Hashable]) -> None:
+        """Empty all caches if a run's manifest was replaced: rows may have been erased, and must not stay in memory."""
+        with self._lock:
+            if any(runs.get(name) != version for name, version in self._versions.items()):
+                for cache in (self.pictures, self.reports, self._results, self._connections, self._corpora):
+                    cache.clear()
+                self._all_runs.clear()
+            self._versions = runs
 
 
 def _list_remote_runs(lake: Root) -> dict[str, Hashable]:

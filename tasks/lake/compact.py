@@ -50,7 +50,7 @@ def compact_run(run: Run, signer: SigningKey | None = None) -> list[dict[str, An
                     f"compact: run {other['run_id']} is running and reads the files of {run.run_id}; wait until it has "
                     "ended"
                 )
-        _remove_replaced_files(run)
+        remove_replaced_files(run)
         changed: dict[str, tuple[list[FileEntry], list[FileEntry]]] = {}
         for table in TABLES:
             before = [entry for entry in record["files"] if entry["table"] == table]
@@ -63,7 +63,7 @@ def compact_run(run: Run, signer: SigningKey | None = None) -> list[dict[str, An
         files += [entry for _, after in changed.values() for entry in after]
         sizes = stores.list_sizes(run.folder)
         run.rewrite("compacted", f"{len(record['files'])} files into {len(files)}", signer, files=files)
-        _remove_replaced_files(run)
+        remove_replaced_files(run)
 
     def size(files: Sequence[FileEntry]) -> int:
         return sum(sizes[entry["path"].removeprefix(run.relative_path(""))] for entry in files)
@@ -75,11 +75,16 @@ def compact_run(run: Run, signer: SigningKey | None = None) -> list[dict[str, An
     ]
 
 
-def _remove_replaced_files(run: Run) -> None:
-    """Remove files that an earlier manifest lists and the current one does not."""
+def list_replaced_files(run: Run) -> list[str]:
+    """List the files in a run's folder that an earlier manifest lists and the current one does not."""
     current = {entry["path"] for entry in run.read_manifest()["files"]}
     replaced = {entry["path"] for record in run.read_earlier_manifests() for entry in record["files"]} - current
-    if names := sorted(name for name in stores.list_sizes(run.folder) if run.relative_path(name) in replaced):
+    return sorted(name for name in stores.list_sizes(run.folder) if run.relative_path(name) in replaced)
+
+
+def remove_replaced_files(run: Run) -> None:
+    """Remove the files that `list_replaced_files` lists. The run must be locked."""
+    if names := list_replaced_files(run):
         stores.remove(run.folder, names)
 
 

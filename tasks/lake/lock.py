@@ -85,7 +85,7 @@ def _lock_file(path: Root) -> Release | None:
     if not isinstance(path, Path):
         return None
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # less the umask, as all files of a lake
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -112,7 +112,11 @@ def prune_run(lake: Root, item: PruneItem, signer: SigningKey | None = None) -> 
             if status != sql.PRUNED:
                 sizes = _list_sizes(run)
                 pruned = {"status": status, "files": len(sizes), "bytes": sum(sizes.values())}
-                facts = {"status": sql.PRUNED, "reason": f"pruned by {item.why}; was {status}", "pruned": pruned}
+                facts: dict[str, Any] = {
+                    "status": sql.PRUNED,
+                    "reason": f"pruned by {item.why}; was {status}",
+                    "pruned": pruned,
+                }
                 run.rewrite(sql.PRUNED, item.why, signer, files=[], **facts)
             stores.remove(run.folder, _list_sizes(run))
     except ResumeError as error:  # another process works on it

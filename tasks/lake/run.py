@@ -139,23 +139,31 @@ class Run:
         """Set the final status of the run, with the reason and the end time."""
         self.update(status=status, reason=reason, finished_at=utc_timestamp(), **facts)
 
-    def rewrite(self, action: str, details: str, signer: SigningKey | None = None, **facts: Any) -> None:
+    def rewrite(
+        self,
+        action: str,
+        details: str,
+        signer: SigningKey | None = None,
+        recorded: Mapping[str, Any] | None = None,
+        **facts: Any,
+    ) -> None:
         """Replace the manifest of a run that has ended, after its files were changed.
 
         The earlier manifest stays in the run's folder, byte for byte, and is listed under `earlier_manifests` with its
         sha256, so that signatures of its digest can still be verified. The ledger's record is written first: if the
         process is killed in between, there is a record without a change, but never a change without a record.
-        `action` is `compacted` or `pruned`, `details` describes it, and `facts` are the keys of the manifest to change.
+        `action` is `compacted`, `pruned` or `erased`, `details` describes it, `recorded` are further keys of the
+        ledger's record, and `facts` are the keys of the manifest to change.
         """
         data = stores.read_bytes(self.folder / "manifest.json")
         sha256 = ledger.sha256(data)
         name = f"manifest-{sha256[:16]}.json"
         stores.write_bytes(self.folder / name, data)
-        record: dict[str, Any] = json.loads(data)
+        record: dict[str, Any] = json.loads(data) | facts
         entry = {"at": utc_timestamp(), "what": action, "why": details, "manifest": name, "sha256": sha256}
-        text = _to_json(record | facts | {"earlier_manifests": [*record.get("earlier_manifests", []), entry]})
+        text = _to_json(record | {"earlier_manifests": [*record.get("earlier_manifests", []), entry]})
         body = {"run_id": self.run_id, "what": action, "before_sha256": sha256, "manifest_sha256": ledger.sha256(text)}
-        ledger.append(self.lake, "rewrite", body, signer)
+        ledger.append(self.lake, "rewrite", {**(recorded or {}), **body}, signer)
         self._write_manifest(text)
 
     def read_earlier_manifests(self) -> list[dict[str, Any]]:
@@ -164,7 +172,8 @@ class Run:
         for entry in self.read_manifest().get("earlier_manifests", []):
             path = self.folder / entry["manifest"]
             data = stores.read_bytes(path)
-            if (digest := ledger.sha256(data)) != entry["sha256"]:
+            # An erasure that was interrupted lists the new digest before it replaces the manifest.
+            if (digest := ledger.sha256(data)) not in (entry["sha256"], entry.get("erased_sha256")):
                 raise sql.LakeError(
                     f"lake: {path} is damaged: got sha256 {digest}, expected {entry['sha256']}; restore it "
                     "from a backup"

@@ -10,7 +10,7 @@ import pytest
 import sql
 from sql.lake import LEDGER_TABLES, TABLES
 
-FOLDERS = ("schema", "macros", "views", "derive", "gates", "rules", "review", "retention")
+FOLDERS = ("schema", "macros", "views", "derive", "gates", "rules", "review", "retention", "erasure")
 DEFINITIONS = ("schema", "macros", "views")
 # What a query is given when only its form matters.
 PARAMETERS = {
@@ -18,7 +18,7 @@ PARAMETERS = {
     "slice": "s", "pair_ids": ["p"], "seed": 0, "regions": [], "slice_kinds": [], "slices": [],
     "sides": [], "places": [],
     "previous": "q", "names": [], "lasting": [], "rules": [], "digests": [], "since": "2026-01-01T00:00:00Z",
-    "failed_rules": [], "failed_detectors": [], "alert_id": "a", "life_id": "l", "newest": [],
+    "failed_rules": [], "failed_detectors": [], "alert_id": "a", "life_id": "l", "newest": [], "erased": [],
     "audit": "all", "status": "any", "offset": 0, "model": "m", "corpus": "c", "rule": "r", "severity": "high",
     "state": "confirmed", "life": "new", "decision": "open",
     "low_share": 0.0, "high_share": 1.0, "low_cosine": 0.0, "high_cosine": 1.0, "failed": False, "after": 0.0,

@@ -261,3 +261,28 @@ def test_spellings_of_a_name_are_one_person(name):
 
 def test_different_names_are_different_persons():
     assert len({ledger.normalize_person(name) for name in ("Ada Okafor", "Ada Okafór", "कि", "का", "Bo Li")}) == 5
+
+
+def test_a_text_is_a_file_of_its_own_that_can_be_erased(tmp_path):
+    first = append(tmp_path, "review", {"reason": "Mrs Doe", "life_id": "l"})
+    second = append(tmp_path, "review", {"reason": "Mrs Doe", "life_id": "l"})
+    assert set(first.body) == {"reason_sha256", "life_id"}
+    assert first.body["reason_sha256"] != second.body["reason_sha256"]  # salted
+    assert [record.body["reason"] for record in ledger.read_texts(tmp_path, read_records(tmp_path))] == ["Mrs Doe"] * 2
+    path = ledger.text_path(tmp_path, first.body["reason_sha256"])
+    files = [{"path": path.relative_to(tmp_path).as_posix()}]
+    append(tmp_path, "rewrite", {"what": "erased", "run_id": None, "files": files})
+    path.unlink()
+    texts = [record.body.get("reason") for record in ledger.read_texts(tmp_path, read_records(tmp_path))]
+    assert texts == [ledger.ERASED, "Mrs Doe", None]
+
+
+def test_a_missing_or_changed_text_is_reported(tmp_path):
+    record = append(tmp_path, "sign_off", {"statement": "fit for use"})
+    path = ledger.text_path(tmp_path, record.body["statement_sha256"])
+    path.write_bytes(path.read_bytes().replace(b"fit", b"bad"))
+    with pytest.raises(LedgerError, match="it was changed; restore it"):
+        ledger.read_texts(tmp_path, [record])
+    path.unlink()
+    with pytest.raises(LedgerError, match="the text of record 1 is missing; restore it"):
+        ledger.read_texts(tmp_path, [record])

@@ -308,6 +308,6 @@ def test_an_invalid_record_is_reported(run):
 def test_a_record_with_a_value_of_another_type_is_not_converted(run):
     judge(run)
     (record,) = [record for record in ledger.read_records(run.lake) if record.kind == "review"]
-    ledger.append(run.lake, "review", {**record.body, "reason": {"text": "fine"}})
+    ledger.append(run.lake, "review", {**record.body, "meaning": {"text": "fine"}})
     with pytest.raises(sql.LakeError, match="is damaged, or another release wrote it"):
         read_view(run)

@@ -107,7 +107,9 @@ def test_a_flipped_bit_is_reported_with_its_file(intact_lake):
 
 
 def test_flipped_bits_at_the_end_of_the_ledger_are_reported(intact_lake):
-    for path in sorted((intact_lake / "ledger").iterdir())[-2:]:  # the last record and HEAD, which nothing follows
+    for path in sorted(path for path in (intact_lake / "ledger").iterdir() if path.is_file())[
+        -2:
+    ]:  # the last record and HEAD, which nothing follows
         for at in range(0, path.stat().st_size, 7):
             with restore_after(path):
                 flip_bit(path, at, at % 8)
@@ -326,7 +328,8 @@ def test_an_interrupted_rewrite_is_a_note(add_next_run, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run.rewrite("compacted", "why")
     result = verify(run.lake, run.run_id)
-    assert [difference.file.rpartition("/")[2][:9] for difference in result.differences] == ["manifest-"]
+    assert result.differences == []
+    assert "copy of the manifest, of an interrupted compaction" in result.notes[1]
     assert "record 2 says that the run was compacted, which was not completed" in result.notes[0]
 
 

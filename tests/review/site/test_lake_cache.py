@@ -40,9 +40,21 @@ def test_damaged_ledger_is_reported_and_its_decisions_are_hidden(lake, make_pair
     with TestClient(create_app(lake.path), "http://127.0.0.1:8765") as client:
         assert "A habit." in client.get(url).text
     record = lake.path / "ledger" / "00000001.json"
-    record.write_bytes(record.read_bytes().replace(b"A habit.", b"A fault."))
+    record.write_bytes(record.read_bytes().replace(b"benign", b"waived"))
     with TestClient(create_app(lake.path), "http://127.0.0.1:8765") as client:
         for page in (client.get("/"), client.get(url)):
             assert page.status_code == 200
-            assert "A fault." not in page.text
+            assert "A habit." not in page.text
         assert "HEAD" in client.get("/").text
+
+
+def test_nothing_of_a_run_stays_in_memory_once_its_manifest_was_replaced(lake, make_pair):
+    run = lake.write(lake.begin(), [make_pair(0, "dense shadow")], slice="dense")
+    cache = LakeCache(lake.path)
+    cache.query_run(run.run_id, "review/checks")
+    cache.get_or_compute(cache.pictures, "picture", lambda: "pixels")
+    cache.get_lake_version()
+    assert (len(cache.pictures), len(cache._results), len(cache._connections)) == (1, 1, 1)
+    run.rewrite("erased", "DSR-1")
+    cache.get_lake_version()
+    assert (len(cache.pictures), len(cache._results), len(cache._connections)) == (0, 0, 0)

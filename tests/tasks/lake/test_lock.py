@@ -13,6 +13,7 @@ import pytest
 
 import sql
 import stores
+from stores import ledger
 from tasks.errors import ResumeError
 from tasks.lake import lock
 from tasks.lake.lock import lock_run, remove_temporary_files
@@ -207,3 +208,18 @@ def test_half_written_files_are_removed(hand_written_run):
     remove_temporary_files(hand_written_run)
     assert not aside.exists()
     assert hand_written_run.path("pairs").is_file()
+
+
+def test_a_group_may_write_every_file_if_the_umask_allows_it(hand_written_run):
+    """The lock of a process of another account that was killed can be taken over."""
+    before = os.umask(0o002)
+    try:
+        hand_written_run.add_pairs(["a"])
+        ledger.append(hand_written_run.lake, "sign_off", {"statement": "fit for use"})
+        with lock_run(hand_written_run):
+            files = [path for path in hand_written_run.lake.rglob("*") if path.is_file()]
+            modes = {path.name: oct(path.stat().st_mode & 0o777) for path in files if path.name != "manifest.json"}
+            assert lock.LOCK_NAME in modes
+            assert set(modes.values()) == {"0o664"}, modes
+    finally:
+        os.umask(before)

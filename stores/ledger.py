@@ -45,7 +45,7 @@ KINDS = ("run", "rewrite", "report", "notification", "review", "countersign", "s
 - `name`: a person named a recurring overlay
 """
 TEXTS = "texts"
-TEXT_FIELDS = {"review": "reason", "countersign": "statement", "sign_off": "statement"}
+TEXT_FIELDS = {"review": "reason", "countersign": "statement", "sign_off": "statement", "name": "name"}
 """Field of the body that contains a person's text, by kind of record. `<field>_sha256` is the digest of its file."""
 ERASED = "[erased]"
 """Replacement of an erased text."""

@@ -7,7 +7,7 @@ prove this: the head of the ledger, if it was stored outside of the lake, or sig
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -113,13 +113,18 @@ def verify(lake: Root, run_id: str | None, public: PublicKey | None = None, head
         if f"runs/{each}" not in links:
             _RunVerifier(lake, each, files[each], records, result).verify()
     if run_id == "all":
-        expected = (f"{ledger.FOLDER}/", *(f"runs/{each}/" for each in files))
-        for name in sizes:
-            if name == _ERASURE:
-                result.notes.append(f"{name}: an erasure is not complete; complete it with m2ib-audit erase --resume")
-            elif not name.startswith(expected):
-                result.add(name, "is not listed in any manifest")
+        _verify_others(sizes, files, result)
     return result
+
+
+def _verify_others(sizes: Mapping[str, int], runs: Iterable[str], result: VerifyResult) -> None:
+    """Report files that belong neither to the ledger nor to a run."""
+    expected = (f"{ledger.FOLDER}/", *(f"runs/{each}/" for each in runs))
+    for name in sizes:
+        if name == _ERASURE:
+            result.notes.append(f"{name}: an erasure is not complete; complete it with m2ib-audit erase --resume")
+        elif not name.startswith(expected):
+            result.add(name, "is not listed in any manifest")
 
 
 def _group_by_run(sizes: Mapping[str, int], links: Sequence[str]) -> dict[str, dict[str, int]]:

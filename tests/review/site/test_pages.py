@@ -518,7 +518,7 @@ def test_overlay_is_shown_and_named(stored_run, lake, make_pair, changing_client
     fields = {"overlay_name": " PORT  <b>tag ", "name": "Ann", "role": "radiologist", "next": alert}
     headers = {"Origin": "http://127.0.0.1:8765"}
     assert changing_client.post(f"{base}/name", data=fields, headers=headers).url.path == alert
-    (record,) = ledger.read_records(lake.path)
+    (record,) = ledger.read_texts(lake.path, ledger.read_records(lake.path))
     assert (record.kind, record.body["name"], record.body["region"]) == ("name", "PORT <b>tag", "stamp 1")
     for url in ("/", "/alerts", alert, f"/runs/{run.run_id}"):
         assert "ecurring overlay 1 (“PORT <b>tag”)" in get_changing_page(url).text, url

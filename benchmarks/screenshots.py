@@ -35,7 +35,7 @@ from review.site.users import add
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 WIDTHS: Final = (1280, 390)
 MAX_HEIGHT: Final = 1300  # pixels; rows below look like those above
-COLORS: Final = 128
+COLORS: Final = 256
 PASSWORD: Final = "a password for a copy"  # noqa: S105  # the users exist only while the command runs
 
 

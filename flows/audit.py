@@ -8,12 +8,14 @@ from dataclasses import replace
 
 from prefect import flow, get_run_logger, runtime
 
+import sql
 from flows.begin import begin, find_run_of_flow, seconds_since_start
 from flows.config import AuditConfig
 from flows.engines import Engine, acquire_slots, find_limits, start_engine
 from flows.fan_out import fan_out
 from flows.lifecycle import AuditResult, conclude, run_lifecycle
 from flows.metrics import INGEST_ERRORS, serve_metrics
+from review.presentation.formatting import format_count, format_duration
 from tasks.alert import alert
 from tasks.attribute import calibrate
 from tasks.cluster import cluster
@@ -27,7 +29,7 @@ from tasks.interventions.samples import InterventionPlan, clear_samples
 from tasks.lake.run import Run
 from tasks.notify import notify_failed_start, update_history
 from tasks.phrases import phrases
-from tasks.progress import Stages
+from tasks.progress import Stages, print_line
 from tasks.records import ShardResult
 from tasks.screen import cover_regions, plan_screening, screen
 from tasks.self_audit import check_region, plan_self_audit, self_audit
@@ -117,11 +119,30 @@ def _attribute(
     plan = config.attribution_plan(run.read_manifest())
     slots = gpu_limits if config.run.engine == "local" else []  # Ray shares out GPUs
     with stage("attribute"), acquire_slots(slots):
-        engine.once(calibrate, run=run, inputs=engine.inputs[0], plan=plan)
+        seconds = engine.once(calibrate, run=run, inputs=engine.inputs[0], plan=plan)
+        if seconds is not None and config.run.engine == "local":
+            _announce_duration(run, sum(shard.pairs for shard in shards), seconds, len(engine.inputs))
         results = fan_out(run, shards, engine, plan)
     with stage("store"):
         store(run, results, config.regions, config.mask_boxes)
     return results
+
+
+def _announce_duration(run: Run, pairs: int, seconds: float, devices: int) -> None:
+    """Log and print how long the audit is going to take, from the time of some pairs and of the run before."""
+    text = (
+        f"attributing {format_count(pairs, 'pair')} is going to take about {format_duration(pairs * seconds / devices)}"
+    )
+    records = sql.read_manifests(run.lake)
+    audits = sql.audit_ids(records)
+    earlier = [
+        record for record in records if sql.is_complete(record) and audits[record["run_id"]] == audits[run.run_id]
+    ]
+    if earlier and (spent := earlier[-1].get("stage_seconds")):
+        others = sum(spent.values()) - spent.get("attribute", 0)
+        text += f"; the other stages took {format_duration(others)} in run {earlier[-1]['run_id']}"
+    get_run_logger().info(text)
+    print_line(f"m2ib-audit: {text}")
 
 
 def _find_alerts(run: Run, config: AuditConfig, engine: Engine, gpu_limits: Sequence[str], stage: Stages) -> list[str]:

@@ -53,12 +53,9 @@ class Engine:
         """Submit one task run for each element of the parameters, as Prefect's `Task.map` does."""
         return list(task.map(**parameters) if self.runner is None else self.runner.map(task, parameters))
 
-    def once(self, task: Task[..., Any], **parameters: Any) -> None:
-        """Run a task once on this engine and wait until it ends. Raises the error of the task."""
-        if self.runner is None:
-            task(**parameters)
-        else:
-            self.runner.submit(task, parameters).result()
+    def once(self, task: Task[..., Any], **parameters: Any) -> Any:
+        """Run a task once on this engine, wait until it ends, and return its result. Raises the error of the task."""
+        return task(**parameters) if self.runner is None else self.runner.submit(task, parameters).result()
 
     def run_parts(self, task: Task[..., Any], run: Run, plan: Any, parts: Iterable[Part]) -> list[Part]:
         """Run a task for each part of a stage, spread over the devices; return the parts without their data.

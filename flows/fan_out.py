@@ -15,7 +15,7 @@ from tasks.errors import BadInputError, StoreError
 from tasks.execution import is_storage_full
 from tasks.lake.run import Run
 from tasks.messages import Progress
-from tasks.progress import bar
+from tasks.progress import ATTRIBUTING, bar
 from tasks.records import AttributionPlan, Shard, ShardResult
 
 _AFFECTS_ALL_SHARDS = (BadInputError, StoreError, sql.LakeError, PrefectException, httpx.HTTPError)
@@ -48,7 +48,8 @@ def fan_out(run: Run, shards: Sequence[Shard], engine: Engine, plan: Attribution
         shard_of = {future.task_run_id: shard for shard, future in submitted}
         for future in as_completed([future for _, future in submitted]):
             shard = shard_of[future.task_run_id]
-            advance(shard.pairs)
+            if engine.runner is not None:  # else its batches have advanced the bar
+                advance(shard.pairs)
             artifact.finish_shard(shard.index, shard.pairs)
         for shard, future in submitted:
             result = shard_result(run, shard, engine, future)
@@ -60,7 +61,7 @@ def fan_out(run: Run, shards: Sequence[Shard], engine: Engine, plan: Attribution
     results: list[ShardResult] = []
     current: _Futures = []
     following: _Futures = []
-    with bar("attributing pairs", pairs) as advance:
+    with bar(ATTRIBUTING, pairs) as advance:
         try:
             for start in range(0, len(shards), BATCH):
                 following = submit(shards[start : start + BATCH])

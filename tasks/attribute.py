@@ -1,5 +1,6 @@
 """Pairs -> maps and scores, one task per shard. The file of a finished shard is its cache: a resumed run skips it."""
 
+import contextlib
 import hashlib
 import heapq
 import textwrap
@@ -7,7 +8,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from time import monotonic
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +27,7 @@ from tasks.execution import TASK_OPTIONS, running
 from tasks.inputs import IMAGE_COLUMNS, VIEW_COLUMNS, Batch, load_model, read_batch, read_batches
 from tasks.lake.incremental import ADVICE, find_reusable_rows
 from tasks.lake.run import CALIBRATION, Run, copy_calibration
+from tasks.progress import ATTRIBUTING, advance_bar
 from tasks.records import AttributionPlan, Shard, ShardResult
 from tasks.settings import Inputs
 
@@ -33,6 +36,10 @@ _MEASURED = (
     *("image_special_nats", "text_padding_nats"),
 )
 """Columns of `attributions` that are attributes of `Attribution`."""
+
+
+_TIMED_PAIRS_CPU: Final = 2
+_TIMED_PAIRS_GPU: Final = 64
 
 
 def calibrate_features(run: Run, inputs: Inputs, plan: AttributionPlan) -> FeatureStatistics | None:
@@ -140,9 +147,11 @@ def attribute_pairs(run: Run, shard: Shard, inputs: Inputs, plan: AttributionPla
     path = run.path("attributions", name)
     if stores.is_file(path):
         done = pq.ParquetFile(stores.fetch(path)).metadata.num_rows
+        advance_bar(ATTRIBUTING, len(pairs))
         return ShardResult(shard, name, done, len(pairs) - done, reused=True)
     earlier = find_reusable_rows(run, pairs)
     have = {*earlier["pair_id"].to_pylist()}
+    advance_bar(ATTRIBUTING, len(earlier))
     new = [pair for pair in pairs if pair["pair_id"] not in have]
     attributed, errors = _attribute_new(run, inputs, plan, new) if new else ([], [])
     table = pa.concat_tables([earlier, *attributed])
@@ -173,12 +182,14 @@ def _attribute_new(
         batch, started = waiting.popleft()
         result, *others = [read() for read in started.result()]
         tables.append(_to_table(run, _to_columns(result, others), batch.pairs, network))
+        advance_bar(ATTRIBUTING, len(batch.pairs))
 
     for batch in read_batches(run, inputs, pairs, network, size):
         errors += (
             {**pair, "stage": "attribute", "reason": str(error.reason), "detail": error.detail}
             for pair, error in batch.failed
         )
+        advance_bar(ATTRIBUTING, len(batch.failed))
         if batch.pairs:
             waiting.append((batch, submit(device, _start_batch, network, batch, plan, statistics, size)))
             if len(waiting) > 1:
@@ -200,10 +211,40 @@ def quarantine_shard(run: Run, shard: Shard, error: BaseException) -> ShardResul
     return ShardResult(shard, name, 0, len(pairs), reused=False, failure=failure)
 
 
+def _time_attribution(
+    run: Run, inputs: Inputs, plan: AttributionPlan, statistics: FeatureStatistics | None
+) -> float | None:
+    """Return the seconds that the device needs for a pair, measured on some pairs; None if this says little.
+
+    A compiled model is not timed, because its first batches are compiled. An incremental run has few new pairs.
+    """
+    if inputs.model.compile or run.read_manifest().get("base_run"):
+        return None
+    network, device = load_model(inputs.model), inputs.model.device
+    on_cpu = device == "cpu"
+    pairs = run.read_row_group("pairs", 0)[: _TIMED_PAIRS_CPU if on_cpu else _TIMED_PAIRS_GPU]
+    batch = read_batch(run, inputs, pairs, network)
+    if not batch.pairs:
+        return None
+
+    def attribute_once() -> float:
+        began = monotonic()
+        for read in compute(device, _start_batch, network, batch, plan, statistics, len(batch.pairs)):
+            read()
+        return (monotonic() - began) / len(batch.pairs)
+
+    with contextlib.suppress(M2IBError, RuntimeError):  # the tasks of the shards report it
+        return attribute_once() if on_cpu else min(attribute_once(), attribute_once())
+    return None
+
+
 @task(name="calibrate", **TASK_OPTIONS)
-def calibrate(run: Run, inputs: Inputs, plan: AttributionPlan) -> None:
-    """Estimate the feature statistics before any shard is attributed; see `calibrate_features`."""
-    calibrate_features(run, inputs, plan)
+def calibrate(run: Run, inputs: Inputs, plan: AttributionPlan) -> float | None:
+    """Estimate the feature statistics before any shard is attributed; see `calibrate_features`.
+
+    Returns the seconds that the device needs to attribute a pair, or None if this cannot be measured.
+    """
+    return _time_attribution(run, inputs, plan, calibrate_features(run, inputs, plan))
 
 
 attribute = task(name="attribute", task_run_name="attribute-{shard.index}", **TASK_OPTIONS)(attribute_pairs)

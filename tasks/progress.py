@@ -18,6 +18,8 @@ from review.presentation.formatting import format_duration
 
 Item = TypeVar("Item")
 
+ATTRIBUTING = "attributing pairs"
+"""Description of the bar that counts attributed pairs."""
 INTERVAL = 30.0
 """Seconds between two lines of text, which are printed if standard error is no terminal."""
 
@@ -48,6 +50,7 @@ class _Display(bars.Progress):
 
 
 _changes = threading.Lock()
+_open_bars: dict[str, Callable[[float], None]] = {}
 _display = _Display(
     bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeElapsedColumn(),
     bars.TimeRemainingColumn(), transient=True,
@@ -71,13 +74,22 @@ def bar(description: str, total: float | None = None) -> Iterator[Callable[[floa
         if not _display.tasks:
             _display.start()
         task = _display.add_task(description, total=total)
+    advance = partial(_display.advance, task)
+    _open_bars[description] = advance
     try:
-        yield partial(_display.advance, task)
+        yield advance
     finally:
         with _changes:
+            _open_bars.pop(description, None)
             _display.remove_task(task)
             if not _display.tasks:
                 _display.stop()
+
+
+def advance_bar(description: str, steps: float) -> None:
+    """Add completed steps to a bar of this process, if one with this description is shown."""
+    if advance := _open_bars.get(description):
+        advance(steps)
 
 
 def track(

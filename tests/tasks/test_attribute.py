@@ -249,6 +249,15 @@ def test_calibration_skips_unreadable_images(begin_audit, changeable_phantoms):
     assert audit.calibrate() is not None
 
 
+def test_calibration_times_a_pair_unless_the_run_has_few_new_ones(begin_audit):
+    audit = begin_audit()
+    audit.ingest()
+    inputs = audit.config.inputs()[0]
+    assert 0 < stage.calibrate.fn(audit.run, inputs, audit.plan) < 60
+    audit.run.update(base_run="20260101T000000-aaaaaa")
+    assert stage.calibrate.fn(audit.run, inputs, audit.plan) is None
+
+
 def test_a_sample_too_small_to_calibrate_is_bad_input(begin_audit, changeable_phantoms):
     text = (changeable_phantoms / "metadata.csv").read_text().splitlines(keepends=True)
     (changeable_phantoms / "metadata.csv").write_text("".join(text[:2]))

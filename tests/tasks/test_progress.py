@@ -7,7 +7,7 @@ import pytest
 from rich.progress import Progress
 
 from tasks import progress
-from tasks.progress import Stages, bar, format_progress, format_seconds_per_stage, track
+from tasks.progress import Stages, advance_bar, bar, format_progress, format_seconds_per_stage, track
 
 
 def test_without_a_terminal_a_line_is_printed_at_intervals(monkeypatch, capsys):
@@ -65,3 +65,13 @@ def test_seconds_of_a_resumed_run_are_added_to_those_of_its_stages(monkeypatch):
     assert (
         format_seconds_per_stage({"ingest": 1.0, "store": 70.0}) == "1 min 11 s in all: store 1 min 10 s, ingest 1.0 s"
     )
+
+
+def test_a_bar_is_advanced_by_its_description_while_it_is_shown():
+    advance_bar("work", 5)  # no such bar: nothing to advance
+    with bar("work", 10) as advance:
+        advance_bar("work", 3)
+        advance(1)
+        (task,) = progress._display.tasks
+        assert task.completed == 4
+    assert progress._open_bars == {}

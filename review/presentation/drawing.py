@@ -1,6 +1,6 @@
 """Draw attribution maps: as a grid of patches over the image that the model sees, as mean maps, and the color scale.
 
-Patches are drawn as squares: smoothing would show attribution where none was measured. Colors represent bits on a
+Patches are drawn as squares: smoothing would show attribution where none was measured. Colors represent nats on a
 scale from 0 to `top`, which the caller chooses and shows.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 Box = tuple[float, float, float, float]
 """A box in an image: x0, y0, x1, y1 as shares of its width and height."""
 Grid = NDArray[np.float64]
-"""A map: the bits of each patch, shape (rows, columns)."""
+"""A map: the nats of each patch, shape (rows, columns)."""
 
 SIDE = 288
 _LARGEST_PNG = 48 * 1024
@@ -59,42 +59,42 @@ def draw_view(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Imag
     return canvas
 
 
-def draw_overlay(view: Image.Image | None, bits: Grid, top: float, regions: Sequence[Sequence[Box]]) -> Image.Image:
-    """Draw the bits of each patch over the dimmed gray image, and outline regions; `top` bits have full color."""
-    size = picture_size(*bits.shape)
+def draw_overlay(view: Image.Image | None, nats: Grid, top: float, regions: Sequence[Sequence[Box]]) -> Image.Image:
+    """Draw the nats of each patch over the dimmed gray image, and outline regions; `top` nats have full color."""
+    size = picture_size(*nats.shape)
     if view is None:
         ground = np.full((size[1], size[0], 3), _DARK_GRAY)
     else:
         gray = np.asarray(view.resize(size).convert("L"), dtype=np.float64)
         ground = np.repeat(gray[:, :, None] * 0.8, 3, axis=2)
-    cell = size[0] // bits.shape[1]
-    image = Image.fromarray(_tint(ground, bits.repeat(cell, axis=0).repeat(cell, axis=1), top))
+    cell = size[0] // nats.shape[1]
+    image = Image.fromarray(_tint(ground, nats.repeat(cell, axis=0).repeat(cell, axis=1), top))
     for boxes in regions:
         image = draw_outline(image, boxes, width=2)
     return image
 
 
-def draw_mean_map(bits: Grid, top: float, boxes: Sequence[Box], view: Image.Image | None = None) -> Image.Image:
-    """Draw a mean map at twice the picture size, with numbers if they fit; `top` bits have full color.
+def draw_mean_map(nats: Grid, top: float, boxes: Sequence[Box], view: Image.Image | None = None) -> Image.Image:
+    """Draw a mean map at twice the picture size, with numbers if they fit; `top` nats have full color.
 
     With `view`, an average image, the map is drawn over it, and weak patches are more transparent.
     """
-    cell = 2 * picture_size(*bits.shape)[0] // bits.shape[1]
-    size = (cell * bits.shape[1], cell * bits.shape[0])
-    large = bits.repeat(cell, axis=0).repeat(cell, axis=1)
+    cell = 2 * picture_size(*nats.shape)[0] // nats.shape[1]
+    size = (cell * nats.shape[1], cell * nats.shape[0])
+    large = nats.repeat(cell, axis=0).repeat(cell, axis=1)
     if view is None:
         image = Image.fromarray(_tint(np.full((size[1], size[0], 3), _DARK_GRAY), large, top))
     else:
         ground = np.asarray(view.resize(size).convert("RGB"), dtype=np.float64) * 0.8
         image = Image.fromarray(_tint(ground, large, top, opacity=0.05 + 0.7 * _scale_level(large, top)))
     draw = ImageDraw.Draw(image)
-    for row, column in itertools.product(*(range(count) for count in bits.shape)):
+    for row, column in itertools.product(*(range(count) for count in nats.shape)):
         if view is None:
             corner = (column * cell, row * cell, (column + 1) * cell - 1, (row + 1) * cell - 1)
             draw.rectangle(corner, outline=(0, 0, 0))
         if cell >= 34:
-            level = bits[row, column] / top
-            text = f"{bits[row, column]:.0f}" if np.isfinite(level) else "?"
+            level = nats[row, column] / top
+            text = f"{nats[row, column]:.0f}" if np.isfinite(level) else "?"
             ink = (20, 20, 20) if level > 0.62 else (235, 235, 235) if level > 0.02 else (150, 150, 150)
             middle = ((column + 0.5) * cell, (row + 0.5) * cell)
             draw.text(middle, text, fill=ink, font=ImageFont.load_default(min(26, cell * 0.4)), anchor="mm")
@@ -119,15 +119,15 @@ def draw_color_scale(color_map: str = "inferno") -> Image.Image:
     return Image.fromarray(_tint(np.full((14, SIDE, 3), _DARK_GRAY), levels, 1.0, color_map))
 
 
-def draw_layer(bits: Grid, top: float, color_map: str = "inferno") -> Image.Image:
-    """Draw a map with one pixel per patch, transparent where there is no attribution; `top` bits have full color."""
-    level = _scale_level(bits, top)
+def draw_layer(nats: Grid, top: float, color_map: str = "inferno") -> Image.Image:
+    """Draw a map with one pixel per patch, transparent where there is no attribution; `top` nats have full color."""
+    level = _scale_level(nats, top)
     return _to_rgba(_to_colors(level, color_map), np.minimum(level / _OPAQUE_LEVEL, 1))
 
 
-def draw_difference_layer(bits: Grid, top: float) -> Image.Image:
+def draw_difference_layer(nats: Grid, top: float) -> Image.Image:
     """Draw the difference of two maps, one pixel per patch: blue is negative, orange positive; `top` has full color."""
-    level = _scale_level(bits, top, lowest=-1.0)
+    level = _scale_level(nats, top, lowest=-1.0)
     return _to_rgba(np.where(level[..., None] < 0, _NEGATIVE, _POSITIVE), np.abs(level))
 
 
@@ -141,8 +141,8 @@ def encode_view(image: Image.Image) -> tuple[str, bytes]:
     return "image/jpeg", _encode(image.convert("RGB"), format="JPEG", quality=88, subsampling=0)
 
 
-def _scale_level(bits: Grid, top: float, lowest: float = 0.0) -> Grid:
-    return np.clip(np.nan_to_num(bits / top, nan=0.0, posinf=1.0, neginf=lowest), lowest, 1.0)
+def _scale_level(nats: Grid, top: float, lowest: float = 0.0) -> Grid:
+    return np.clip(np.nan_to_num(nats / top, nan=0.0, posinf=1.0, neginf=lowest), lowest, 1.0)
 
 
 def _to_rgba(color: Grid, opacity: Grid) -> Image.Image:
@@ -175,9 +175,9 @@ def _encode(image: Image.Image, **settings: object) -> bytes:
 
 
 def _tint(
-    ground: NDArray[np.float64], bits: Grid, top: float, color_map: str = "inferno", opacity: Grid | None = None
+    ground: NDArray[np.float64], nats: Grid, top: float, color_map: str = "inferno", opacity: Grid | None = None
 ) -> NDArray[np.uint8]:
-    level = _scale_level(bits, top)
+    level = _scale_level(nats, top)
     color = _to_colors(level, color_map)
     opacity = (_OPACITY * np.minimum(level / _OPAQUE_LEVEL, 1) if opacity is None else opacity)[..., None]
     mixed: NDArray[np.uint8] = (ground * (1 - opacity) + color * opacity).round().astype(np.uint8)

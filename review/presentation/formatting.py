@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, Final
 
-BITS_PER_NAT: Final = 1 / math.log(2)
 NO_VALUE: Final = "\N{EN DASH}"
 """Text in place of a number that is missing or not finite."""
 PHRASE_QUOTE: Final = '"'
@@ -331,8 +330,8 @@ def format_ratio(value: float) -> str:
 
 
 @_dash_if_missing
-def format_bits(value: float) -> str:
-    """Format information in bits."""
+def format_nats(value: float) -> str:
+    """Format information in nats."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}".replace("-0.0", "0.0")
 
 
@@ -386,8 +385,3 @@ def format_run(run_id: str) -> str:
 def format_json(value: Any) -> str:
     """Format a value as indented JSON with sorted keys."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, default=str)
-
-
-def nats_to_bits(nats: float | None) -> float | None:
-    """Convert nats to bits."""
-    return None if nats is None else nats * BITS_PER_NAT

@@ -13,20 +13,19 @@ import sql
 from corpora import Corpus, Place, RowError
 from review.presentation import drawing
 from review.presentation.drawing import Box, Grid
-from review.presentation.formatting import BITS_PER_NAT, nats_to_bits
 
 MOST_PATCHES = 1024
 """Maximum number of patches per side of a map that is drawn."""
 SHADES = 12
-"""Number of shades that represent the bits of a token, without the lightest shade."""
+"""Number of shades that represent the nats of a token, without the lightest shade."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token of a caption; `shade` from 0 to SHADES represents its bits; `phrases` are the phrases that contain it."""
+    """A token of a caption; `shade` from 0 to SHADES represents its nats; `phrases` are the phrases that contain it."""
 
     text: str
-    bits: float | None
+    nats: float | None
     special: bool
     shade: int
     phrases: tuple[str, ...]
@@ -40,7 +39,7 @@ class RegionShare:
     region: str
     share: float | None
     area: float
-    bits: float | None
+    nats: float | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ShownPair:
-    """One pair with its pictures; `problem` is why image or map are missing, `strongest` the bits of its top patch."""
+    """One pair with its pictures; `problem` is why image or map are missing, `strongest` the nats of its top patch."""
 
     row: dict[str, Any]
     view: Picture | None
@@ -70,30 +69,30 @@ def encode_picture(image: Image.Image, shrink: int = 1) -> Picture:
     return Picture(drawing.encode_data_uri(image), image.width // shrink, image.height // shrink)
 
 
-def to_bits_grid(row: dict[str, Any]) -> Grid | None:
-    """Return the image map of a row in bits; None if it is not a complete grid, or is too large to draw."""
-    nats, rows, columns = row["image_map"], row["grid_h"], row["grid_w"]
-    if not nats or not 1 <= (rows or 0) <= MOST_PATCHES or not 1 <= (columns or 0) <= MOST_PATCHES:
+def to_grid(row: dict[str, Any]) -> Grid | None:
+    """Return the image map of a row in nats; None if it is not a complete grid, or is too large to draw."""
+    values, rows, columns = row["image_map"], row["grid_h"], row["grid_w"]
+    if not values or not 1 <= (rows or 0) <= MOST_PATCHES or not 1 <= (columns or 0) <= MOST_PATCHES:
         return None
-    if len(nats) != rows * columns:
+    if len(values) != rows * columns:
         return None
-    return np.array(nats, dtype=np.float64).reshape(rows, columns) * BITS_PER_NAT
+    return np.array(values, dtype=np.float64).reshape(rows, columns)
 
 
 @dataclass(frozen=True)
 class MeanMap:
-    """The mean image map of `n` pairs, with the mean bits in a region and in the whole image."""
+    """The mean image map of `n` pairs, with the mean nats in a region and in the whole image."""
 
-    bits: Grid
+    nats: Grid
     n: int
-    region_bits: float
-    image_bits: float
+    region_nats: float
+    image_nats: float
 
 
 def sum_maps(
     connection: sql.Connection, run_id: str, region: str, slice_kind: str | None = None, slice_name: str | None = None
 ) -> Grid:
-    """Return the number of pairs that have a region, and their summed bits in the region, the image, and each patch.
+    """Return the number of pairs that have a region, and their summed nats in the region, the image, and each patch.
 
     Without a slice, all pairs of the run are counted; an empty array means that none has the region.
     """
@@ -101,8 +100,8 @@ def sum_maps(
     rows = sql.rows(connection, "review/map_sums", **selection)
     if not rows:
         return np.zeros(0)
-    nats = [rows[0]["region_nats"], rows[0]["image_nats"], *(row["nats"] for row in rows)]
-    return np.array([rows[0]["n"], *(value * BITS_PER_NAT for value in nats)], dtype=np.float64)
+    totals = [rows[0][key] for key in ("n", "region_nats", "image_nats")]
+    return np.array([*totals, *(row["nats"] for row in rows)], dtype=np.float64)
 
 
 def average_maps(inside: Grid, total: Grid, shape: tuple[int, int]) -> dict[str, MeanMap]:
@@ -122,7 +121,7 @@ def _largest(values: Iterable[float | None]) -> float:
 class Album:
     """Pairs of a run, read once, with common scales that make their pictures comparable.
 
-    `image_top` and `text_top` are the bits of the strongest patch and token of all pairs. By pair id,
+    `image_top` and `text_top` are the nats of the strongest patch and token of all pairs. By pair id,
     `rows` has the stored pairs and `region_shares` their shares of regions and phrases (regions first, then by size).
     """
 
@@ -133,7 +132,7 @@ class Album:
         self.region_shares: dict[str, list[RegionShare]] = defaultdict(list)
         for row in sql.rows(connection, "review/region_shares_of_pairs", **parameters):
             self.region_shares[row["pair_id"]].append(
-                RegionShare(row["side"], row["region"], row["share"], row["area"], nats_to_bits(row["nats"]))
+                RegionShare(row["side"], row["region"], row["share"], row["area"], row["nats"])
             )
         self._phrases: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
         for row in sql.rows(connection, "review/phrases_of_pairs", **parameters):
@@ -144,8 +143,8 @@ class Album:
         self._corpus = corpus
         self._views: dict[str, tuple[Image.Image | None, Picture | None, str | None]] = {}
         rows = self.rows.values()
-        self.image_top = _largest(nats_to_bits(patch) for row in rows for patch in row["image_map"] or ())
-        self.text_top = _largest(nats_to_bits(token) for row in rows for token in row["text_map"] or ())
+        self.image_top = _largest(patch for row in rows for patch in row["image_map"] or ())
+        self.text_top = _largest(token for row in rows for token in row["text_map"] or ())
 
     def boxes(self, region: str, pair_id: str | None = None) -> list[Box]:
         """Return the boxes that a region has in all pairs, and those that it has in the given pair."""
@@ -161,21 +160,21 @@ class Album:
         return [self._show_pair(self.rows[pair_id], regions) for pair_id in pair_ids if pair_id in self.rows]
 
     def _show_pair(self, row: dict[str, Any], regions: Sequence[str]) -> ShownPair:
-        pair_id, bits = row["pair_id"], to_bits_grid(row)
+        pair_id, nats = row["pair_id"], to_grid(row)
         picture, problem, overlay = None, None, None
-        if bits is None:
+        if nats is None:
             problem = (
                 f"Map not shown: it has {len(row['image_map'] or ())} values, expected "
                 f"{row['grid_h'] or 0} x {row['grid_w'] or 0}."
             )
         else:
             if pair_id not in self._views:
-                self._views[pair_id] = self._load_view(row, drawing.picture_size(*bits.shape))
+                self._views[pair_id] = self._load_view(row, drawing.picture_size(*nats.shape))
             view, picture, problem = self._views[pair_id]
             outlines = [self.boxes(region, pair_id) for region in regions]
-            overlay = encode_picture(drawing.draw_overlay(view, bits, self.image_top, outlines))
-            if not np.isfinite(bits).all():
-                problem = f"{problem or ''} {(~np.isfinite(bits)).sum()} values of the map are not finite.".strip()
+            overlay = encode_picture(drawing.draw_overlay(view, nats, self.image_top, outlines))
+            if not np.isfinite(nats).all():
+                problem = f"{problem or ''} {(~np.isfinite(nats)).sum()} values of the map are not finite.".strip()
         shares = self.region_shares[pair_id]
         return ShownPair(
             row=row,
@@ -185,7 +184,7 @@ class Album:
             tokens=self.tokens(row),
             region_shares=[share for share in shares if share.region in regions]
             or [share for share in shares if share.side == "image"][:1],
-            strongest=None if bits is None else float(bits.max()),
+            strongest=None if nats is None else float(nats.max()),
         )
 
     def _load_view(
@@ -204,12 +203,11 @@ class Album:
         return view, encode_picture(view), None
 
     def tokens(self, row: dict[str, Any]) -> list[Token]:
-        """Return the tokens of the caption of a pair with their bits."""
+        """Return the tokens of the caption of a pair with their nats."""
         tokens = []
         columns = (row["tokens"] or (), row["text_map"] or (), row["special"] or ())
         for position, (text, nats, special) in enumerate(zip_longest(*columns), start=1):
-            bits = nats_to_bits(nats)
-            level = 0.0 if bits is None or not np.isfinite(bits) else min(max(bits / self.text_top, 0.0), 1.0)
+            level = 0.0 if nats is None or not np.isfinite(nats) else min(max(nats / self.text_top, 0.0), 1.0)
             phrases = tuple(name for first, last, name in self._phrases[row["pair_id"]] if first <= position <= last)
-            tokens.append(Token(text or "", bits, bool(special), round(level * SHADES), phrases))
+            tokens.append(Token(text or "", nats, bool(special), round(level * SHADES), phrases))
         return tokens

@@ -5,11 +5,11 @@ from typing import Any
 
 from review.presentation import drawing
 from review.presentation.formatting import (
-    format_bits,
     format_cosine,
     format_count,
     format_label,
     format_loss,
+    format_nats,
     format_p_value,
     format_percent,
     format_ratio,
@@ -21,7 +21,6 @@ from review.presentation.formatting import (
     format_status,
     format_time,
     isolate_text,
-    nats_to_bits,
 )
 from review.presentation.pairs import ShownPair, encode_picture
 from review.report import decisions
@@ -203,27 +202,27 @@ def _build_mean_maps(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
         return
     yield Paragraph("Mean image map", "heading")
     boxes = facts.album.boxes(alert.row["region"])
-    top = max(float(mean.bits.max()) for mean in alert.mean_maps.values()) or 1.0
+    top = max(float(mean.nats.max()) for mean in alert.mean_maps.values()) or 1.0
     maps = []
     for half, mean in alert.mean_maps.items():
-        bits = f"{format_bits(mean.region_bits)} of {format_bits(mean.image_bits)} bits"
+        nats = f"{format_nats(mean.region_nats)} of {format_nats(mean.image_nats)} nats"
         pairs = format_count(mean.n, "pair")
         lead = f"The {pairs} of the slice." if half == "inside" else f"The {format_count(mean.n, 'other pair')}."
-        alt = f"Mean image map of {pairs}: {bits} are in {region}"
-        picture = encode_picture(drawing.draw_mean_map(mean.bits, top, boxes), shrink=2)
-        maps.append(CaptionedPicture(picture, lead, f"{capitalize(region)}: {bits}.", alt))
+        alt = f"Mean image map of {pairs}: {nats} are in {region}"
+        picture = encode_picture(drawing.draw_mean_map(mean.nats, top, boxes), shrink=2)
+        maps.append(CaptionedPicture(picture, lead, f"{capitalize(region)}: {nats}.", alt))
     same = "" if boxes else " where it is the same for every pair"
     scale = " Both maps use the same scale." if len(maps) > 1 else ""
-    note = f"Rounded mean bits of each patch. The region is outlined in white{same}.{scale}"
-    yield MeanMaps(maps, note, format_bits(top))
+    note = f"Rounded mean nats of each patch. The region is outlined in white{same}.{scale}"
+    yield MeanMaps(maps, note, format_nats(top))
 
 
 def _build_example_pairs(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     texts = TEXTS["alert"][alert.row["side"]]
-    yield Paragraph(f"The {format_count(len(alert.pairs), 'pair')} with most bits in the {texts['part']}", "heading")
-    yield Paragraph(texts["examples"].format(top=format_bits(facts.album.text_top)), "note")
+    yield Paragraph(f"The {format_count(len(alert.pairs), 'pair')} with most nats in the {texts['part']}", "heading")
+    yield Paragraph(texts["examples"].format(top=format_nats(facts.album.text_top)), "note")
     if alert.row["side"] == "image":
-        yield Paragraph(format_bits(facts.album.image_top), "scale")
+        yield Paragraph(format_nats(facts.album.image_top), "scale")
     for pair in alert.pairs:
         yield build_card(pair, [alert.row["region"]], alert.row["side"])
     if not alert.pairs:
@@ -233,14 +232,14 @@ def _build_example_pairs(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
 def build_card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> PairCard:
     """Return the card of a pair (a `PairCard`), with the given regions outlined."""
     row = pair.row
-    overlay_alt = f"Image map of the pair; the strongest patch has {format_bits(pair.strongest)} bits"
+    overlay_alt = f"Image map of the pair; the strongest patch has {format_nats(pair.strongest)} nats"
     metrics = [
         Fact("Cosine", format_cosine(row["cosine"])),
         Fact("– image bottleneck", format_cosine(row["image_cosine"])),
         Fact("– text bottleneck", format_cosine(row["text_cosine"])),
-        Fact("Bits, image", format_bits(nats_to_bits(row["image_nats"]))),
-        Fact("– strongest patch", format_bits(pair.strongest)),
-        Fact("Bits, caption", format_bits(nats_to_bits(row["text_nats"]))),
+        Fact("Nats, image", format_nats(row["image_nats"])),
+        Fact("– strongest patch", format_nats(pair.strongest)),
+        Fact("Nats, caption", format_nats(row["text_nats"])),
     ]
     for share in pair.region_shares:
         region, is_outlined = format_region(share.region), share.region in regions
@@ -249,7 +248,7 @@ def build_card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> 
         metrics.append(
             Fact(
                 f"{capitalize(region)}, {'outlined' if is_outlined else 'the strongest region of the pair'}",
-                f"{format_percent(share.share)} of the attribution ({format_bits(share.bits)} bits) on "
+                f"{format_percent(share.share)} of the attribution ({format_nats(share.nats)} nats) on "
                 f"{format_percent(share.area)} of the {'words' if share.side == 'text' else 'area'}",
                 main=True,
             )
@@ -268,7 +267,7 @@ def build_card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> 
         [
             TokenMark(
                 token.text or "␣",
-                format_bits(token.bits),
+                format_nats(token.nats),
                 token.shade,
                 token.special,
                 any(phrase in regions for phrase in token.phrases),

@@ -120,7 +120,7 @@ class TokenMark:
     """A token of a caption. `shade` is from 0 to SHADES; `outlined` if it is part of the alert's phrase."""
 
     text: str
-    bits: str
+    nats: str
     shade: int
     special: bool
     outlined: bool

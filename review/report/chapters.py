@@ -10,10 +10,10 @@ import sql
 from review.presentation.formatting import (
     NO_VALUE,
     format_alert,
-    format_bits,
     format_count,
     format_duration,
     format_effect,
+    format_nats,
     format_percent,
     format_score,
     format_status,
@@ -245,10 +245,10 @@ def _build_comparison(facts: RunFacts) -> Iterator[Block]:
     if not facts.comparison_pairs:
         return
     texts = TEXTS["comparison"]
-    legend = texts["same_scales"] if facts.alerts else texts["legend"].format(top=format_bits(facts.album.text_top))
+    legend = texts["same_scales"] if facts.alerts else texts["legend"].format(top=format_nats(facts.album.text_top))
     pairs = format_count(len(facts.comparison_pairs), "pair")
     yield Paragraph(texts["introduction"].format(pairs=pairs, legend=legend))
-    yield Paragraph(format_bits(facts.album.image_top), "scale")
+    yield Paragraph(format_nats(facts.album.image_top), "scale")
     regions = list(dict.fromkeys(alert.row["region"] for alert in facts.alerts))
     for pair in facts.comparison_pairs:
         yield alerts.build_card(pair, regions)

@@ -21,11 +21,7 @@ from stores import InputError, Root, ledger
 from stores.keys import SigningKey
 
 _TEMPLATES = Path(__file__).parent.parent / "templates"
-_FILTERS = {
-    name: function
-    for name, function in vars(formatting).items()
-    if name.startswith("format_") or name == "nats_to_bits"
-}
+_FILTERS = {name: function for name, function in vars(formatting).items() if name.startswith("format_")}
 FORMATS = ("html", "pdf")
 
 

@@ -1,7 +1,7 @@
 -- Pairs of one run that match some filters.
 -- Grain: pair. Parameters: $run_id, $slice_kind, $slice, $region, $low_share, $high_share, $low_cosine, $high_cosine, $words, $failed, $sort, $upwards, $limit, $offset.
--- NULL: any. With the share and bits of the region (or phrase) in each pair. $failed: only pairs that could not be attributed.
--- $sort: cosine, bits, share, stability, text; else the order of the corpus. `found` counts all of them.
+-- NULL: any. With the share and nats of the region (or phrase) in each pair. $failed: only pairs that could not be attributed.
+-- $sort: cosine, nats, share, stability, text; else the order of the corpus. `found` counts all of them.
 SELECT
     p.pair_id, p.row_number, p.file_name, p.caption,
     a.pair_id IS NULL AS failed, a.cosine, a.image_nats, a.text_nats, a.image_stability,
@@ -10,7 +10,7 @@ SELECT
         CASE WHEN $upwards THEN -1 ELSE 1 END
         * CASE $sort
             WHEN 'cosine' THEN a.cosine
-            WHEN 'bits' THEN a.image_nats
+            WHEN 'nats' THEN a.image_nats
             WHEN 'text' THEN a.text_nats
             WHEN 'share' THEN s.share
             WHEN 'stability' THEN a.image_stability

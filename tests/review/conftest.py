@@ -1,5 +1,4 @@
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -90,7 +89,7 @@ class Lake:
         caption: str = "shadow on the left",
         grid: tuple[int, int] = (4, 4),
         size: tuple[int, int] = (40, 40),
-        nats: float = 10 * math.log(2),
+        nats: float = 10.0,
         **changes: Any,
     ) -> dict[str, Any]:
         """A pair with its image in the corpus; `nats` is the attribution of the first patch."""
@@ -98,7 +97,7 @@ class Lake:
         Image.new("RGB", size, (90, 10 + number, 60)).save(self.corpus / name)
         image_map = [nats] + [nats / 10] * (grid[0] * grid[1] - 1)
         tokens = ["<start_of_text>", *caption.split()[:70], "<end_of_text>"]
-        text_map = [0.0, *(3 * math.log(2) for _ in tokens[1:-1]), 0.0]
+        text_map = [0.0, *(3.0 for _ in tokens[1:-1]), 0.0]
         return {
             "pair_id": f"pair{number:04d}",
             "row_number": number,

@@ -132,7 +132,7 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
         strips=place_tests([test for test in tests if test["effect"] is not None]),
         overlay=overlays.get(alert["region"]),
         mean_maps=mean_maps,
-        mean_scale=max((float(each.bits.max()) for each in mean_maps.values()), default=0.0),
+        mean_scale=max((float(each.nats.max()) for each in mean_maps.values()), default=0.0),
         has_common_boxes=bool(list_common_boxes(lake, run_id, alert["region"])),
         strongest=[by_id[pair_id] for pair_id in strongest if pair_id in by_id],
         sample=[by_id[pair_id] for pair_id in sample if pair_id in by_id],

@@ -6,8 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from review.presentation import drawing
-from review.presentation.formatting import nats_to_bits
-from review.presentation.pairs import Album, to_bits_grid
+from review.presentation.pairs import Album, to_grid
 from review.site.lake_cache import LakeCache
 
 MAX_BOXES: Final = 400
@@ -27,23 +26,23 @@ def make_cards(
     run_id: str,
     pair_ids: Iterable[str],
     regions: Sequence[str] | None,
-    scale_bits: float | None = None,
+    scale_nats: float | None = None,
 ) -> list[dict[str, Any]]:
     """Make cards of pairs, in the order given and on one scale; ids that the run does not have are skipped.
 
     A card has the values that templates show: the pair's row, the boxes of outlined regions (x, y, width and height in
     pixels), and the tokens. `regions` are outlined and listed; None selects overlays, and regions whose share of
-    attribution is at least twice their area. `scale_bits` is the top of the color scale, by default the bits of the
+    attribution is at least twice their area. `scale_nats` is the top of the color scale, by default the nats of the
     strongest patch.
     """
     pair_ids = list(pair_ids)
     album = Album(lake.connect_runs(run_id), run_id, pair_ids, None)
-    scale = scale_bits or round_up(album.image_top)
+    scale = scale_nats or round_up(album.image_top)
     return [_make_card(album, album.rows[pair_id], regions, scale) for pair_id in pair_ids if pair_id in album.rows]
 
 
-def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None, scale_bits: float) -> dict[str, Any]:
-    bits = to_bits_grid(row)
+def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None, scale_nats: float) -> dict[str, Any]:
+    nats = to_grid(row)
     width, height = drawing.picture_size(row["grid_h"] or 1, row["grid_w"] or 1)
     shares = album.region_shares[row["pair_id"]]
     if regions is None:
@@ -57,8 +56,8 @@ def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None,
         "row": row,
         "width": width,
         "height": height,
-        "scale_bits": scale_bits,
-        "max_bits": None if bits is None else float(np.nanmax(bits)),
+        "scale_nats": scale_nats,
+        "max_nats": None if nats is None else float(np.nanmax(nats)),
         "outlines": {
             name: [
                 (round(x0 * width, 1), round(y0 * height, 1), round((x1 - x0) * width, 1), round((y1 - y0) * height, 1))
@@ -69,6 +68,6 @@ def _make_card(album: Album, row: dict[str, Any], regions: Sequence[str] | None,
         },
         "regions": [share for share in shares if share.region in regions] or shares[:1],
         "tokens": album.tokens(row),
-        "image_bits": nats_to_bits(row["image_nats"]),
-        "text_bits": nats_to_bits(row["text_nats"]),
+        "image_nats": row["image_nats"],
+        "text_nats": row["text_nats"],
     }

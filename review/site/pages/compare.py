@@ -9,7 +9,7 @@ import sql
 from review.presentation.formatting import format_run
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards, round_up
-from review.site.pages.pictures import explain_missing_picture, get_bits, load_pair, preload_pairs, resize_map
+from review.site.pages.pictures import explain_missing_picture, get_map, load_pair, preload_pairs, resize_map
 from review.site.pages.rendering import Lake, get_text, render_list, render_page
 
 router = APIRouter()
@@ -57,18 +57,18 @@ def _compare_pair(lake: LakeCache, run_ids: tuple[str, str], pair_id: str) -> di
         rows = [load_pair(lake, run_id, pair_id) for run_id in run_ids]
     except UnknownError as error:
         raise UnknownError(f"{error} Only pairs that are in both runs can be compared.") from error
-    left, right = (get_bits(row) for row in rows)
-    scale_bits = round_up(max(float(np.nanmax(left)), float(np.nanmax(right))))
+    left, right = (get_map(row) for row in rows)
+    scale_nats = round_up(max(float(np.nanmax(left)), float(np.nanmax(right))))
     resized = resize_map(right, left.shape)
     left_flat, right_flat = np.nan_to_num(left).ravel(), np.nan_to_num(resized).ravel()
     norms = float(np.linalg.norm(left_flat) * np.linalg.norm(right_flat))
     return {
         "pair_id": pair_id,
         "rows": rows,
-        "cards": [make_cards(lake, run_id, [pair_id], None, scale_bits)[0] for run_id in run_ids],
+        "cards": [make_cards(lake, run_id, [pair_id], None, scale_nats)[0] for run_id in run_ids],
         "missing": [explain_missing_picture(lake, run, row) for run, row in zip(run_ids, rows, strict=True)],
-        "scale_bits": scale_bits,
-        "difference_bits": round_up(float(np.nanmax(np.abs(left - resized)))),
+        "scale_nats": scale_nats,
+        "difference_nats": round_up(float(np.nanmax(np.abs(left - resized)))),
         "similarity": float(left_flat @ right_flat) / norms if norms else None,
-        "shapes": [" × ".join(map(str, bits.shape)) for bits in (left, right)],
+        "shapes": [" × ".join(map(str, nats.shape)) for nats in (left, right)],
     }

@@ -15,7 +15,7 @@ from review.site.pages.rendering import Lake, get_choice, get_number, get_text, 
 router = APIRouter()
 SORT_KEYS: Final = {
     "cosine": "cosine",
-    "bits": "information of the image",
+    "nats": "information of the image",
     "text": "information of the caption",
     "share": "share of the region",
     "stability": "similarity with a second seed",
@@ -76,8 +76,8 @@ def show_pair(request: Request, lake: Lake, run_id: str, pair_id: str) -> Respon
     row = load_pair(lake, run_id, pair_id)
     alert = _find_alert(request, lake, run_id)
     outlined = get_text(request, "outline") or alert.get("region")
-    scale_bits = get_run_scale(lake, run_id) if get_choice(request, "scale", ("run",)) else None
-    (card,) = make_cards(lake, run_id, [pair_id], [outlined] if outlined else None, scale_bits)
+    scale_nats = get_run_scale(lake, run_id) if get_choice(request, "scale", ("run",)) else None
+    (card,) = make_cards(lake, run_id, [pair_id], [outlined] if outlined else None, scale_nats)
     shares = lake.query_run(run_id, "review/region_shares_of_pairs", pair_ids=[pair_id])
     rows = lake.query_run(run_id, "review/page_neighbors", pair_id=pair_id)
     neighbors = {each["is_later"]: each["pair_id"] for each in rows}

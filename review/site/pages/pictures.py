@@ -18,8 +18,7 @@ import sql
 from corpora import Place, RowError, open_image
 from review.presentation import drawing
 from review.presentation.drawing import Box, Grid
-from review.presentation.formatting import nats_to_bits
-from review.presentation.pairs import MeanMap, average_maps, sum_maps, to_bits_grid
+from review.presentation.pairs import MeanMap, average_maps, sum_maps, to_grid
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import round_up
 from review.site.pages.rendering import Lake, get_choice, get_number, get_text
@@ -80,7 +79,7 @@ def _encode_image(lake: LakeCache, run_id: str, row: dict[str, Any]) -> tuple[st
 def _draw_view(lake: LakeCache, run_id: str, row: dict[str, Any], pixel_ratio: int) -> Image.Image:
     """Read the image of a pair, and draw what the model saw of it. Raises UnknownError if it cannot be shown."""
     # An image without a map has the size of a map of one patch.
-    width, height = drawing.picture_size(*(get_bits(row).shape if row["image_map"] else (1, 1)))
+    width, height = drawing.picture_size(*(get_map(row).shape if row["image_map"] else (1, 1)))
     box = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
     size = (pixel_ratio * width, pixel_ratio * height)
     corpus = lake.open_corpus(run_id)
@@ -126,8 +125,8 @@ def send_thumbnail(request: Request, lake: Lake, run_id: str, pair_id: str) -> R
     row = load_pair(lake, run_id, pair_id)
     outlined = get_text(request, "outline")
     boxes = [each for region, each in row["boxes"].items() if is_outlined(region, outlined)]
-    bits, view = get_bits(row), _load_small_view(lake, run_id, row)
-    return _send_view(request, drawing.draw_overlay(view, bits, get_run_scale(lake, run_id), boxes))
+    nats, view = get_map(row), _load_small_view(lake, run_id, row)
+    return _send_view(request, drawing.draw_overlay(view, nats, get_run_scale(lake, run_id), boxes))
 
 
 def is_outlined(region: str, name: str | None) -> bool:
@@ -136,24 +135,24 @@ def is_outlined(region: str, name: str | None) -> bool:
 
 
 def get_run_scale(lake: LakeCache, run_id: str) -> float:
-    """Return the top of the color scale of a run, in bits: the 99.5th percentile of the strongest patches."""
+    """Return the top of the color scale of a run, in nats: the 99.5th percentile of the strongest patches."""
     rows = lake.query_run(run_id, "review/page_map_scale")
-    return round_up((nats_to_bits(rows[0]["nats"]) if rows else None) or 1.0)
+    return round_up((rows[0]["nats"] if rows else None) or 1.0)
 
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/overlay")
 def send_overlay(request: Request, lake: Lake, run_id: str, pair_id: str) -> Response:
     """Send the map of a pair as an overlay for its image, one pixel per patch."""
-    bits = get_bits(load_pair(lake, run_id, pair_id))
-    return _send_png(request, drawing.draw_layer(bits, _get_scale(request, bits), get_color_map(request)))
+    nats = get_map(load_pair(lake, run_id, pair_id))
+    return _send_png(request, drawing.draw_layer(nats, _get_scale(request, nats), get_color_map(request)))
 
 
 @router.get("/runs/{run_id}/pairs/{pair_id}/difference")
 def send_difference(request: Request, lake: Lake, run_id: str, pair_id: str) -> Response:
     """Send the map of a pair minus its map in another run, which the parameter `than` of the URL names."""
-    bits = get_bits(load_pair(lake, run_id, pair_id))
-    other = get_bits(load_pair(lake, request.query_params.get("than", ""), pair_id))
-    difference = bits - resize_map(other, bits.shape)
+    nats = get_map(load_pair(lake, run_id, pair_id))
+    other = get_map(load_pair(lake, request.query_params.get("than", ""), pair_id))
+    difference = nats - resize_map(other, nats.shape)
     return _send_png(request, drawing.draw_difference_layer(difference, _get_scale(request, np.abs(difference))))
 
 
@@ -164,10 +163,10 @@ def send_mean_map(request: Request, lake: Lake, run_id: str, alert_id: str, half
     maps = compute_mean_maps(lake, rows[0]) if rows else {}
     if half not in maps:
         raise UnknownError("The mean map does not exist.")
-    scale_bits = max(float(each.bits.max()) for each in maps.values()) or 1.0
+    scale_nats = max(float(each.nats.max()) for each in maps.values()) or 1.0
     boxes = list_common_boxes(lake, run_id, rows[0]["region"])
     view = _average_views(lake, rows[0], half == "inside")
-    return _send_view(request, drawing.draw_mean_map(maps[half].bits, scale_bits, boxes, view))
+    return _send_view(request, drawing.draw_mean_map(maps[half].nats, scale_nats, boxes, view))
 
 
 def _average_views(lake: LakeCache, alert: dict[str, Any], inside: bool) -> Image.Image | None:
@@ -225,19 +224,19 @@ def _send(request: Request, data: bytes, media_type: str) -> Response:
     return Response(data, media_type=media_type, headers=headers)
 
 
-def get_bits(row: dict[str, Any]) -> Grid:
-    """Return the map of a pair in bits. Raises UnknownError if the stored map does not fit its grid."""
-    bits = to_bits_grid(row)
-    if bits is None:
+def get_map(row: dict[str, Any]) -> Grid:
+    """Return the map of a pair in nats. Raises UnknownError if the stored map does not fit its grid."""
+    nats = to_grid(row)
+    if nats is None:
         raise UnknownError("The stored map does not fit its grid, so it is not shown.")
-    return bits
+    return nats
 
 
-def resize_map(bits: Grid, shape: tuple[int, ...]) -> Grid:
+def resize_map(nats: Grid, shape: tuple[int, ...]) -> Grid:
     """Resize a map to another grid without changing its sum, to compare models with different grids."""
-    if bits.shape == shape:
-        return bits
-    resized: Grid = _overlap(bits.shape[0], shape[0]) @ bits @ _overlap(bits.shape[1], shape[1]).T
+    if nats.shape == shape:
+        return nats
+    resized: Grid = _overlap(nats.shape[0], shape[0]) @ nats @ _overlap(nats.shape[1], shape[1]).T
     return resized
 
 
@@ -251,9 +250,9 @@ def _overlap(old: int, new: int) -> Grid:
     return shares
 
 
-def _get_scale(request: Request, bits: Grid) -> float:
-    """Return the top of the color scale in bits: the parameter `top` of the URL, or the largest value."""
-    largest = bits[np.isfinite(bits)].max(initial=0.0)
+def _get_scale(request: Request, nats: Grid) -> float:
+    """Return the top of the color scale in nats: the parameter `top` of the URL, or the largest value."""
+    largest = nats[np.isfinite(nats)].max(initial=0.0)
     return get_number(request, "top") or float(largest) or 1.0
 
 

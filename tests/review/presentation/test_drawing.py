@@ -28,9 +28,9 @@ def test_the_area_outside_the_image_is_gray():
 
 
 def test_patches_are_drawn_as_squares_in_place():
-    bits = np.zeros((2, 3))
-    bits[1, 2] = 5
-    overlay = np.asarray(drawing.draw_overlay(Image.new("RGB", (30, 20)), bits, 5.0, []))
+    nats = np.zeros((2, 3))
+    nats[1, 2] = 5
+    overlay = np.asarray(drawing.draw_overlay(Image.new("RGB", (30, 20)), nats, 5.0, []))
     cell = drawing.SIDE // 3
     assert overlay.shape == (2 * cell, 3 * cell, 3)
     inside = overlay[cell:, 2 * cell :].reshape(-1, 3)
@@ -39,10 +39,10 @@ def test_patches_are_drawn_as_squares_in_place():
     assert overlay.sum() == inside.sum(dtype=int)  # on black, no other pixel is tinted
 
 
-def test_more_bits_are_lighter_and_invalid_bits_can_be_drawn():
+def test_more_nats_are_lighter_and_invalid_values_can_be_drawn():
     assert (np.diff(compute_lightness(drawing.draw_color_scale())[0]) >= -1).all()
-    bits = np.array([[np.nan, np.inf, -np.inf, -1.0, 2.0]])
-    overlay = compute_lightness(drawing.draw_overlay(None, bits, 1.0, []))[0, :: drawing.SIDE // 5]
+    nats = np.array([[np.nan, np.inf, -np.inf, -1.0, 2.0]])
+    overlay = compute_lightness(drawing.draw_overlay(None, nats, 1.0, []))[0, :: drawing.SIDE // 5]
     assert overlay[0] == overlay[2] == overlay[3] < overlay[1] == overlay[4]
 
 

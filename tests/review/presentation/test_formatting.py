@@ -17,15 +17,10 @@ def test_shares_have_about_three_figures(share, text):
 
 
 @pytest.mark.parametrize(
-    ("bits", "text"), [(-1e-9, "0.0"), (99.96, "100.0"), (12345.6, "12,346"), (None, formatting.NO_VALUE)]
+    ("nats", "text"), [(-1e-9, "0.0"), (99.96, "100.0"), (12345.6, "12,346"), (None, formatting.NO_VALUE)]
 )
-def test_bits_have_one_decimal(bits, text):
-    assert formatting.format_bits(bits) == text
-
-
-def test_a_bit_is_ln_2_nats():
-    assert formatting.nats_to_bits(math.log(2)) == pytest.approx(1)
-    assert formatting.nats_to_bits(None) is None
+def test_nats_have_one_decimal(nats, text):
+    assert formatting.format_nats(nats) == text
 
 
 def test_untrusted_text_is_isolated_in_sentences():

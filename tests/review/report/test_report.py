@@ -63,8 +63,8 @@ def test_an_alert_is_in_the_headline_with_numbers_pairs_and_mean_maps(lake, make
     assert "Mean image map" in page.text
     assert "The 1 pair of the slice" in page.text
     assert "The 1 other pair" in page.text
-    # 1 patch of 10 and 15 of 1 bits: the first patch, a sixteenth of the area, holds 10 of 25.
-    assert "The top-left corner, outlined 40.0% of the attribution (10.0 bits) on 6.25% of the area" in page.text
+    # 1 patch of 10 and 15 of 1 nat: the first patch, a sixteenth of the area, holds 10 of 25.
+    assert "The top-left corner, outlined 40.0% of the attribution (10.0 nats) on 6.25% of the area" in page.text
     assert all(image["alt"] for image in page.find("img"))
 
 
@@ -188,13 +188,13 @@ def test_the_html_loads_nothing_and_has_a_strict_policy(lake, make_pair):
     )
 
 
-def test_nats_are_shown_as_bits(lake, make_pair):
-    pair = make_pair(caption="word", nats=math.log(2) * 64)
+def test_information_is_shown_in_nats(lake, make_pair):
+    pair = make_pair(caption="word", nats=64.0)
     lake.write(lake.begin(), [pair])
     page = render_html_report(lake)
-    assert "64.0 bits per patch" in page.text  # 64 ln 2 nats, the largest patch, make the scale's top
-    assert "Bits, image 160.0" in page.text
-    assert "word: 3.0 bits" in [token.get("title") for token in page.find("li")]
+    assert "64.0 nats per patch" in page.text  # the largest patch is the top of the scale
+    assert "Nats, image 160.0" in page.text
+    assert "word: 3.0 nats" in [token.get("title") for token in page.find("li")]
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_regions_of_one_pair_are_drawn_for_that_pair(lake, make_pair):
     lake.alert(run, [{"region": "tag", "slice": "shadow", "pair_ids": ["pair0000", "pair0001", "lost"]}])
     run.finish("completed")
     page = render_html_report(lake)
-    assert "The 2 pairs with most bits in the region" in page.text
+    assert "The 2 pairs with most nats in the region" in page.text
     assert "The region “tag”, outlined 30.0% of the attribution" in page.text
 
 

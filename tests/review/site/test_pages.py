@@ -273,7 +273,7 @@ def test_pair_page_shows_image_map_outlines_tokens_and_numbers(get_page, client)
     assert page.find("img", src=f"{base}/image")
     assert page.find("rect", x="0.0", y="0.0", width="72.0", height="72.0")  # a quarter of 288 pixels
     assert "dense 3.0" in page.text
-    assert "40.0%" in page.text  # of the map: 10 of 25 bits
+    assert "40.0%" in page.text  # of the map: 10 of 25 nats
     picture = Image.open(io.BytesIO(client.get(f"{base}/image").content))
     assert picture.size == (576, 576)
     layer = Image.open(io.BytesIO(client.get(f"{base}/overlay?top=10&map=cividis").content))
@@ -394,9 +394,9 @@ def test_two_runs_are_compared(stored_run, lake, make_pair, get_changing_page, c
 
 @pytest.mark.parametrize(("shape", "fitted"), [((2, 2), (4, 4)), ((3, 5), (2, 2)), ((7, 7), (7, 7))])
 def test_resized_map_keeps_its_sum(shape, fitted):
-    bits = np.arange(shape[0] * shape[1], dtype=float).reshape(shape)
-    assert resize_map(bits, fitted).shape == fitted
-    assert resize_map(bits, fitted).sum() == pytest.approx(bits.sum())
+    nats = np.arange(shape[0] * shape[1], dtype=float).reshape(shape)
+    assert resize_map(nats, fitted).shape == fitted
+    assert resize_map(nats, fitted).sum() == pytest.approx(nats.sum())
 
 
 def test_sql_page_reads_and_reports_rejected_queries(get_page):

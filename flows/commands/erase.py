@@ -36,6 +36,7 @@ def erase(
 
     Erase them from the corpus first. The ledger records which files changed, but not who was erased.
     """
+    from review.presentation.formatting import format_count
     from tasks.lake.erase import load_plan
     from tasks.lake.plan_erasure import plan_erasure
     from tasks.progress import bar
@@ -59,7 +60,8 @@ def erase(
                 output.fail("erase: nothing was erased; to erase, add --yes")
             typer.confirm("Erase this? It cannot be undone.", abort=True, err=True)
     changed = _erase(lake, plan, key)
-    output.say(f"erased: {len(plan.pairs)} pairs from {len(changed)} runs; check the lake: m2ib-audit verify all")
+    counts = format_count(len(plan.pairs), "pair"), format_count(len(changed), "run")
+    output.say(f"erased: {counts[0]} from {counts[1]}; check the lake: m2ib-audit verify all")
     if as_json:
         files = sorted(plan.files)
         output.print_json({"pairs": len(plan.pairs), "runs": changed, "files": files, "complete": not incomplete})

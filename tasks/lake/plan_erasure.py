@@ -2,6 +2,7 @@
 
 import contextlib
 import html
+import json
 import re
 import secrets
 from collections import Counter, defaultdict
@@ -262,8 +263,8 @@ def _find_files(
             is_found: bool | None = rest.startswith(f"{ledger.TEXTS}/")  # its writer was killed before the record
         elif folder == "runs" and _REPORT.fullmatch(name):
             is_found = run_id in preview.rows or run_id >= reports_from
-        elif folder == "runs" and _WORKING_FILE.fullmatch(name):
-            is_found = run_id in preview.rows
+        elif folder == "runs" and _WORKING_FILE.fullmatch(name) and run_id in preview.rows:
+            is_found = True
         else:
             is_found = _search_file(stores.fetch(lake / path), erasure.searched)
         found += [path] if is_found else []
@@ -272,10 +273,13 @@ def _find_files(
 
 
 def _search_file(path: Path, identifiers: Identifiers) -> bool | None:
-    """Return whether an identifier occurs in a file; None if it is neither text nor Parquet."""
+    """Return whether an identifier occurs in a file; None if it is neither text nor Parquet, or is damaged."""
     try:
         if path.suffix == ".parquet":
             return identifiers.occur_in(str(pq.read_table(path).to_pylist()))
-        return identifiers.occur_in(html.unescape(path.read_bytes().decode()))
-    except (UnicodeDecodeError, pa.ArrowException):
+        text = path.read_bytes().decode()
+        if path.suffix == ".json":
+            text = json.dumps(json.loads(text), ensure_ascii=False)
+        return identifiers.occur_in(html.unescape(text))
+    except (ValueError, pa.ArrowException):
         return None

@@ -104,6 +104,13 @@ def saved_lake(run_class, tmp_path_factory):
     stores.write_bytes(unfinished.folder / "parts" / "screen-00000-abc.json", b'[{"pair_id": "pair-0000"}]')
     with unfinished.open_writer("attributions", "part-00009") as writer:
         writer.write([{"pair_id": "pair-0001", "caption": CAPTIONS[1]}])
+    reading = run_class(root, "20260104T000000-aaaaaa").begin()
+    stores.write_bytes(
+        reading.folder / "parts" / "ingest-00000-abc.json",
+        b'[{"caption": "Mrs Winterbourne\\u2019s", "file_name": "0.png"}]',
+    )
+    reading.finish("interrupted")
+    record_run_end(reading)
     stores.write_bytes(root / "exports" / "pairs.csv", b"pair_id,caption\npair-0000,x\n")
     stores.write_bytes(root / "exports" / "other.csv", b"pair_id,caption\npair-0002,x\n")
     stores.write_bytes(root / "exports" / "picture.bin", b"\xff\xfe\x00")
@@ -215,7 +222,7 @@ def test_the_report_and_all_queries_work(filled, root):
 
 def test_an_incremental_run_does_not_bring_the_pairs_back(filled, root, run_class):
     run_erasure(root)
-    new = run_class(root, "20260104T000000-aaaaaa").begin(base_run=filled[1].run_id)
+    new = run_class(root, "20260106T000000-aaaaaa").begin(base_run=filled[1].run_id)
     pairs = [{"pair_id": f"pair-{number:04d}", "caption": ""} for number in range(5)]
     assert find_reusable_rows(new, pairs)["pair_id"].to_pylist() == ["pair-0002", "pair-0003", "pair-0004"]
 

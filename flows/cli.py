@@ -6,13 +6,13 @@ import sys
 import traceback
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from flows.commands import audits, erase, inspect, lake, notifying, operating, reviewing
-from flows.commands.output import Exit, exit_on_error, fail
+from flows.commands.output import Exit, exit_on_error, fail, say
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("tasks", "m2ib", "corpora", "sql", "review", "demo", "stores")
@@ -98,7 +98,19 @@ def _assemble() -> typer.Typer:
     return assembled
 
 
-def check_packages() -> None:
+def _print_version(wanted: bool) -> None:  # as typer calls it
+    if wanted:
+        from flows.provenance import code_version
+
+        say(f"m2ib-audit {code_version()}")
+        raise typer.Exit
+
+
+def check_packages(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Audit vision-language models without labels: find out what both towers rely on."""
     # Other distributions may install packages of the same generic names. Specs are found without importing.
     for name in PACKAGES:

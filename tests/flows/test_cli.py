@@ -703,3 +703,10 @@ def test_the_contact_sheet_outlines_what_a_detector_finds(phantoms, tmp_path):
 def test_detectors_are_listed():
     result = CliRunner().invoke(cli.app, ["detectors", "--json"])
     assert "burnt-in" in [row["name"] for row in last_line(result)["detectors"]]
+
+
+def test_the_version_is_that_of_the_manifest():
+    from flows.provenance import code_version
+
+    result = CliRunner().invoke(cli.app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"m2ib-audit {code_version()}\n")

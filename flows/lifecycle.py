@@ -3,11 +3,13 @@
 This is done for every outcome: completed, stopped by a gate, failed or interrupted.
 """
 
+import atexit
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prefect import get_run_logger
+from prefect._internal.concurrency import threads
 from prefect.exceptions import TerminationSignal
 
 import sql
@@ -22,6 +24,21 @@ from tasks.messages import publish_outcome
 from tasks.notify import notify_run_end
 from tasks.progress import Stages, bar, format_seconds_per_stage
 from tasks.settings import NotifyConfig
+
+_SECONDS_TO_STOP = 2.0
+
+
+@atexit.register
+def _stop_event_loops() -> None:
+    """Stop the threads of Prefect's event loops before the interpreter ends.
+
+    They are daemon threads, which outlive the interpreter's objects, and their contexts hold the flow. DuckDB's binding
+    would then report all its classes, which the flow's modules use, as leaked.
+    """
+    for name in ("_global_loop", "_run_sync_loop"):
+        if (loop := getattr(threads, name, None)) is not None and loop.running:
+            loop.shutdown()
+            loop.thread.join(_SECONDS_TO_STOP)
 
 
 @dataclass(frozen=True)

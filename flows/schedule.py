@@ -26,7 +26,8 @@ def deployment_parameters(config: AuditConfig) -> dict[str, Any]:
     """Return the parameters of a deployment: the keys that the AUDIT.toml sets, with absolute paths."""
     given = config.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     given.setdefault("lake", {})["path"] = str(config.lake.root)
-    return {"config": {name: section for name, section in given.items() if any(section.values())}}
+    sections = {name: {key: value for key, value in keys.items() if value != {}} for name, keys in given.items()}
+    return {"config": {name: keys for name, keys in sections.items() if keys}}
 
 
 def choose_name(audit_file: Path, config: AuditConfig) -> str:

@@ -49,7 +49,7 @@ _PAYLOAD_COLUMNS = (
     *("effect_before", "score_effect_before"),
 )
 _UPDATE_SECONDS = 5.0  # least time between two updates of the progress: each is a request to the server
-_MAX_ALERTS = 100
+_MAX_ALERTS, _MAX_LOGGED = 100, 20
 _COLUMNS = (
     *("life", "state", "severity", "region", "slice"),
     *("n", "share", "area", "effect", "score_effect", "first_seen"),
@@ -282,12 +282,17 @@ def format_summary(record: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]
 
 
 def publish_outcome(run: Run) -> None:
-    """Create the Prefect artifacts of a run that has ended: summary, table of alerts and link to the report."""
+    """Log what a run that has ended found, and create its Prefect artifacts: summary, alerts, link to the report."""
     with _log_failure(run, "summary"):
         record, report = run.read_manifest(), run.report_path
         with run.connect() as connection:
             history = "FROM lives WHERE run_id = $run_id AND life IS NOT NULL"
             alerts = select_notifiable(sql.read(connection, history, {"run_id": run.run_id}))
+        text = "run {}: {}, {attributions} of {pairs} pairs, errors: {errors}, alerts: {alerts}, confirmed: {confirmed}"
+        run_logger().info(text.format(run.run_id, format_status(record["status"]), **record["counts"]))
+        for line in describe_alerts(alerts, _MAX_LOGGED):
+            run_logger().info("%s", line)
+        run_logger().info("report: %s", report)
         summary = format_summary(record, alerts, report)
         create_markdown_artifact(summary, artifact_key(record, "summary"), f"run {run.run_id}")
         rows = [{column: _format_cell(row[column]) for column in _COLUMNS} for row in alerts[:_MAX_ALERTS]]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sql
+from review.presentation.formatting import format_count
 from stores import Root, ledger
 from stores.keys import SigningKey
 from tasks import messages, recipients
@@ -37,7 +38,7 @@ def deliver(block: str, events: Sequence[Event]) -> list[str | None]:
             "--status", len(failed), len(events), block, ", ".join(Counter(failed)),
         )  # fmt: skip
     elif events:
-        run_logger().info("%d messages were delivered to %s", len(events), block)
+        run_logger().info("delivered to %s: %s", block, format_count(len(events), "message"))
     return reasons
 
 

@@ -308,13 +308,6 @@ def test_an_invalid_since_is_bad_input(call, lake_of_two_runs):
         assert "20260102T000000-aaaaaa" in result.stderr
 
 
-def test_notify_needs_a_server(monkeypatch):
-    monkeypatch.setattr("prefect.settings.PREFECT_API_URL", types.SimpleNamespace(value=lambda: None))
-    result = CliRunner().invoke(cli.app, ["notify", "--block", "custom-webhook/x"])
-    assert result.exit_code == 2
-    assert "PREFECT_API_URL is not set" in result.stderr
-
-
 def test_a_missing_lake_is_bad_input(call, tmp_path):
     for command in (("sql", "SELECT 1"), ("alerts", "--run", "all"), ("report", "none")):
         result = call(*command, where=tmp_path / "nowhere")

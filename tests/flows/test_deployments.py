@@ -35,8 +35,9 @@ def prefect(prefect_server):
             timeout=3600, check=False,
         )  # fmt: skip
         assert process.returncode == 0, process.stdout + process.stderr
+        return process.stdout + process.stderr
 
-    command(ROOT, "work-pool", "create", "audits", "--type", "process")
+    command(ROOT, "work-pool", "create", "audits", "--type", "process", "--overwrite")
     return command
 
 
@@ -114,7 +115,10 @@ def test_worker_runs_a_scheduled_audit_and_re_flags_it(prefect_server, prefect, 
         return first and datetime.fromisoformat(first[0]["expected_start_time"]) <= datetime.now(UTC) and first[0]
 
     scheduled = wait_until(due, "run that is due")
-    prefect(tmp_path, "worker", "start", "--pool", "audits", "--run-once")
+    log = prefect(tmp_path, "worker", "start", "--pool", "audits", "--run-once")
+    assert ": completed, 40 of 40 pairs, errors: 0, alerts: " in log
+    assert "NEW (suspected): attribution concentrates on " in log
+    assert "leaked" not in log  # DuckDB's binding would report objects that outlive the interpreter
     (flow_run,) = [run for run in list_flow_runs(prefect_server, nightly) if run["id"] == scheduled["id"]]
     assert flow_run["auto_scheduled"]
     assert flow_run["state"]["type"] == "COMPLETED", flow_run["state"]

@@ -93,7 +93,12 @@ def test_copies_of_photographs_are_found_from_a_subset_of_pixels():
         original = make_photograph(seed)
         file = io.BytesIO()
         original.save(file, "JPEG", quality=60)
-        copies = [Image.open(file), original.resize((450, 350)), original.resize((270, 210), Image.Resampling.BOX)]
+        copies = [
+            Image.open(file),
+            original.resize((810, 630)),
+            original.resize((450, 350)),
+            original.resize((270, 210), Image.Resampling.BOX),
+        ]
         hashes = parse_hashes(map(perceptual_hash, [original, *(copy.convert("RGB") for copy in copies)]))
         found += int((np.bitwise_count(hashes[0] ^ hashes[1:]) <= MAX_DIFFERENT_BITS).sum())
         changed += len(copies)

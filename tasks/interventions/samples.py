@@ -52,6 +52,8 @@ class Samples:
         self.run, self.plan = run, plan
         self.network = load_model(plan.inputs.model)
         self._lock = threading.RLock()
+        # For embeddings alone, so that a part can read its images while the device computes. Taken before `_lock`.
+        self._embedding_lock = threading.Lock()
         self._manifest = ""  # sha256 of the manifest when the connection was opened
         self._connection: sql.Connection
         self.connect()
@@ -183,10 +185,10 @@ class Samples:
             for i, content in enumerate(contents)
         ]
         present: NDArray[np.bool_] = np.any(masks, axis=(2, 3))
-        with self._lock:
-            new, seen = np.zeros(present.shape, np.bool_), {*self._covered}
+        with self._embedding_lock:
+            new, seen = np.zeros(present.shape, np.bool_), set()
             for i, j in np.argwhere(present):
-                new[i, j] = keys[i][j] not in seen
+                new[i, j] = keys[i][j] not in self._covered and keys[i][j] not in seen
                 seen.add(keys[i][j])
             rows = np.flatnonzero(new.any(axis=1)).tolist()
             if len(rows):
@@ -206,7 +208,7 @@ class Samples:
 
     def embed_captions(self, captions: Sequence[str]) -> Numbers:
         """Embed captions, each distinct one once per run; return an array (captions, embed)."""
-        with self._lock:
+        with self._embedding_lock:
             new = list(dict.fromkeys(caption for caption in captions if caption not in self._caption_embeddings))
             if new:
                 embeddings = self.compute(occlusion.embed_captions, self.network, new)
@@ -215,7 +217,7 @@ class Samples:
 
     def embed_pairs(self, pair_ids: Sequence[str]) -> list[Any]:
         """Embed the images of pairs, each distinct one once per run; None for an image that can no longer be read."""
-        with self._lock:
+        with self._embedding_lock:
             new = [pair_id for pair_id in pair_ids if self.content_of(pair_id) not in self._image_embeddings]
             for some in chunks(new, _BATCH):
                 images = zip(map(self.content_of, some), self.read_images(some), strict=True)

@@ -1,5 +1,6 @@
 """A region that the score relies on is confirmed; one that only has attribution is not, and the reason is stored."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -169,6 +170,32 @@ def test_images_of_overlapping_slices_are_embedded_once(run_with_findings, use_t
     for row in read_table(run):
         by_slice.setdefault(row["slice"], []).append((row["region"], row["fill"], row["n"], row["drop"]))
     assert by_slice["a"] == by_slice["shadow"]
+
+
+@pytest.mark.parametrize("what", ["covered images", "captions", "images"])
+def test_images_are_read_while_the_device_computes(run_with_findings, use_toy_model, monkeypatch, what):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
+    samples = load_samples(run, plan)
+    compute, images = samples.compute, samples.read_images(["pair-0000", "pair-0001"])
+    pixels = samples.prepare_images(images)
+    masks = np.zeros((2, 1, *pixels.shape[2:]), np.bool_)
+    masks[:, :, :4] = True
+    embed = {
+        "covered images": lambda: samples.embed_occluded(pixels, ["0", "1"], masks, "mean"),
+        "captions": lambda: samples.embed_captions(["a caption"]),
+        "images": lambda: samples.embed_pairs(["pair-0000"]),
+    }
+    reader, read = ThreadPoolExecutor(1), []
+
+    def read_and_compute(*args):
+        read.append(reader.submit(samples.read_image, f"pair-{len(read) + 2:04d}").result(timeout=20))
+        return compute(*args)
+
+    monkeypatch.setattr(samples, "compute", read_and_compute)
+    embed[what]()
+    assert read
+    assert all(image is not None for image in read)
 
 
 def test_disabled_confirmation_leaves_every_alert_suspected(run_with_findings, use_toy_model):

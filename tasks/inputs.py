@@ -205,7 +205,7 @@ def _read_into(
     """Read and resize the image of a pair into an array. Return the error if the image cannot be read."""
     if not kept.read_into(target, pair["image_sha256"]):
         try:
-            target[:] = network.resize(read_image(corpus, pair))
+            np.copyto(target, network.resize(read_image(corpus, pair)))
         except RowError as error:
             return error
         kept.add(pair["image_sha256"], target)

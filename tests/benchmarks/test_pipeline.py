@@ -13,6 +13,8 @@ from benchmarks.corpus_writers import WRITERS, generate_source_pairs
 from benchmarks.pipeline import Counters, StageClock
 from benchmarks.stub_engine import GRID, PLANTED, make_caption, replace_engine, write_model
 from corpora import open_corpus
+from corpora.errors import ImageError
+from corpora.images import read_image
 
 PAPER = m2ib.BottleneckConfig(image=m2ib.GateConfig(), text=m2ib.GateConfig(), steps=1)
 
@@ -61,6 +63,17 @@ def test_reading_counts_images_and_time_without_the_lock(tmp_path):
     counted = len(counters.fetches), len(counters.unlocked)
     list(open_corpus(root).pairs())
     assert (len(counters.fetches), len(counters.unlocked)) == counted
+
+
+def test_reading_a_file_and_the_stub_are_timed(tmp_path, stub_model):
+    (tmp_path / "a.png").write_bytes(b"some bytes")
+    counters = Counters()
+    with replace_engine(), counters.count():
+        with pytest.raises(ImageError):
+            read_image(tmp_path / "a.png")
+        assert len(counters.unlocked) == 2  # read and hashed
+        m2ib.start_attribution(stub_model, [None], ["a"])
+    assert len(counters.stub) == 1
 
 
 def test_a_call_within_another_is_timed_once(monkeypatch):

@@ -94,7 +94,7 @@ def add_decisions(lake: Path) -> dict[str, str]:
         "compare-pair": f"/compare?left={first['run_id']}&right={other_run}&pair={pair}",
         "sample": f"{run}/sample",
         "errors": "/errors",
-        "sql": "/sql?q=SELECT+region%2C+slice%2C+n%2C+share%2C+effect+FROM+alerts+ORDER+BY+effect+DESC+LIMIT+5",
+        "sql": "/sql?q=SELECT+region%2C+slice%2C+n%2C+concentration+FROM+alerts+ORDER+BY+concentration+DESC+LIMIT+5",
         "help": "/help",
     }
 

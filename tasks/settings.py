@@ -205,7 +205,7 @@ class AlertsConfig(Section):
         2.0,
         gt=0,
         allow_inf_nan=False,
-        description="Smallest effect that is reported: a region's share of attribution divided by its share of area.",
+        description="Smallest concentration that is reported: a region's share of attribution divided by its area.",
     )
     min_pairs: int = Field(20, ge=1, description="Smallest slice to examine, in pairs.")
     examples: int = Field(8, ge=1, description="Number of example pairs stored with an alert.")
@@ -225,7 +225,7 @@ class ConfirmConfig(Section):
         0.01, gt=0, lt=1, description="False discovery rate (q) below which a test counts as significant."
     )
     floor_share: float = Field(
-        0.1, ge=0, lt=1, description="Smallest relevant effect, as a share of the margin of the unchanged pairs."
+        0.1, ge=0, lt=1, description="Smallest score loss that counts, as a share of the margin of the unchanged pairs."
     )
     negatives: int = Field(
         10, ge=0, description="Number of random regions that the self-audit tests to estimate the rate of false alarms."

@@ -43,6 +43,9 @@ REPLACED = {
     r"\bby hand\b (?:from|only)": "manually",
     r"ha(?:s|ve) nothing to tell": "holds no information",
     r"\bcolour|\bgrey\b|\bneighbour|\bartefact|\bbehaviour|\bcentre\b|\blabelled\b": "American spelling",
+    r"\bscore effects?\b": "score loss",
+    r"\bbenign\b(?!')|needs more data": "acceptable, needs data; stored values in quotes",
+    r"\bbits (?:per|of each) patch|\b(?:image|text|most) bits\b|\bin bits\b": "nats",
     r"\bnormalis|\brecognis|\bsummaris": "American spelling, with z",
 }
 PARTICIPLES = re.compile(

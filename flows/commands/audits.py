@@ -248,7 +248,7 @@ def _print_alerts(found: list[dict[str, Any]], everything: bool = False) -> None
         if alert.get("life"):
             parts.append(formatting.format_status(alert["life"]))
         if alert.get("decision", "open") != "open":
-            parts.append(f"decision: {formatting.format_decision(alert['decision'])}")
+            parts.append(f"decision: {formatting.format_decision(alert['decision'], alert['until'])}")
         output.say_wrapped(f"ALERT {alert['alert_id']} ({'; '.join(parts)}): {formatting.format_alert(alert)}")
         if alert["explained_by"] is not None:
             output.say_wrapped(f"explained by {formatting.isolate_text(alert['explained_by'])}", indent=6)

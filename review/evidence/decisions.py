@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import sql
 import stores
-from review.presentation.formatting import DECISION_DESCRIPTIONS, IDENTITY_LABELS, MEANING_LABELS
+from review.presentation.formatting import DECISION_DESCRIPTIONS, IDENTITY_LABELS, MEANING_LABELS, format_decision
 from stores import InputError, Root, ledger
 from stores.keys import SigningKey
 from stores.ledger import Record
@@ -81,8 +81,8 @@ def decide(
     today = datetime.now(UTC).date()
     if (until is not None) != (decision == "waived") or (until is not None and until < today):
         raise DecisionError(
-            f"until: got {until or 'nothing'} with decision {decision!r}, expected the last day of the waiver, today "
-            f"({today} in UTC) or later, with `waived`, and nothing with other decisions; correct it"
+            f"until: got {until or 'nothing'} with decision {format_decision(decision)!r}, expected the last day of "
+            f"the waiver, today ({today} in UTC) or later, for a waiver, and nothing with other decisions; correct it"
         )
     manifest, digest = _load_manifest(lake, run_id)
     history = _load_history(lake, run_id, alert_id)
@@ -104,7 +104,7 @@ def decide(
     def check(before: Sequence[Record]) -> None:
         last = find_decision(before, history["life_id"], run_id)
         if seen is not None and last is not None and last.number > seen:
-            who, what = last.body["reviewer"]["name"], last.body["decision"]
+            who, what = last.body["reviewer"]["name"], format_decision(last.body["decision"], last.body["until"])
             raise DecisionError(
                 f"decision: {who} has decided {what!r} meanwhile (record {last.number}), expected no newer decision; "
                 "review that decision, and decide again"

@@ -10,7 +10,7 @@ import math
 import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from operator import itemgetter
 from typing import Any, Final
 
@@ -22,12 +22,20 @@ PHRASE_QUOTE: Final = '"'
 ALERT_STATUSES: Final = ("new", "worse", "still_firing", "not_seen", "resolved")
 """Statuses of an alert in the alert history, most urgent first."""
 RUN_STATUSES: Final = ("running", "completed", "completed_with_errors", "stopped", "failed", "interrupted", "pruned")
-_DECISION_LABELS: Final[dict[str, str]] = {"pending": "awaiting a second signature", "needs_data": "needs more data"}
+DECISIONS: Final = ("open", "pending", "needs_data", "confirmed", "benign", "waived")
+"""Decisions as stored, those that wait first."""
+_DECISION_LABELS: Final[Mapping[str, str]] = {
+    "confirmed": "shortcut",
+    "benign": "acceptable",
+    "needs_data": "needs data",
+    "pending": "awaiting a second signature",
+}
+"""Words for decisions as stored; `confirmed` is in text only the state of a test."""
 DECISION_DESCRIPTIONS: Final[Mapping[str, str]] = {
     "confirmed": "the model relies on this and should not",
     "benign": "the model may rely on this",
     "needs_data": "this cannot be decided with the data at hand",
-    "waived": "known, and accepted until a date",
+    "waived": "known and accepted, that day included",
     "open": "an earlier decision no longer holds",
 }
 """What each decision that a reviewer can record means."""
@@ -135,7 +143,7 @@ def format_state(alert: Mapping[str, Any]) -> str:
 
 
 def format_effect(alert: Mapping[str, Any]) -> str:
-    """Format the effect of an alert and what it is relative to, such as "3.20 times its share of the area"."""
+    """Format the concentration of an alert and what it is relative to, such as "3.20 times its share of the area"."""
     if alert["rule"] == "region_cost":
         return f"covering it cost {format_percent(alert['effect'])} of the margin in the screening"
     references = {"spread_stamp": "as frequent as in all pairs", "region_contrast": "its share in the other pairs"}
@@ -151,7 +159,7 @@ def format_loss(loss: float | None) -> str:
 
 
 def format_figures(alert: Mapping[str, Any]) -> str:
-    """Format the figures of an alert: shares of attribution and area, pairs, effect, rule, and same slices."""
+    """Format the figures of an alert: shares of attribution and area, pairs, concentration, rule, and same slices."""
     same = ", ".join(_isolate_line(name) for name in alert.get("same_slices") or ())
     return (
         f"{format_percent(alert['share'])} of the attribution on {format_percent(alert['area'])} of the "
@@ -172,17 +180,17 @@ def format_test(alert: Mapping[str, Any]) -> str:
         return f"not tested: {reason or 'confirmation is off ([confirm] enabled = false)'}"
     on_text = alert["side"] == "text"
     subject, margin = "leaving it out" if on_text else "covering it", format_score(alert["margin"])
-    controls, effect = "the controls do" if on_text else "covering equal regions elsewhere", alert["score_effect"]
-    text = f"{subject} reduces the margin of {margin} by {format_score(effect)} more than {controls}"
-    if effect <= 0:
+    controls, loss = "the controls do" if on_text else "covering equal regions elsewhere", alert["score_effect"]
+    text = f"{subject} reduces the margin of {margin} by {format_score(loss)} more than {controls}"
+    if loss <= 0:
         text = f"{subject} does not reduce the margin of {margin} more than {controls}"
     formats: dict[str, Callable[[Any], str]] = {
-        "score_effect": lambda effect: "" if effect > 0 else f"difference {format_score(effect)}",
+        "score_effect": lambda loss: "" if loss > 0 else f"score loss {format_score(loss)}",
         "score_low": lambda low: f"95% interval {format_score(low)} to {format_score(alert['score_high'])}",
         "floor": lambda floor: f"floor {format_score(floor)}",
         "q": lambda q: f"q {format_p_value(q)}",
         "tests": lambda tests: format_count(tests, "test"),
-        "score_effect_before": lambda effect: f"previously {format_score(effect)}",
+        "score_effect_before": lambda loss: f"previously {format_score(loss)}",
     }
     details = [describe(alert[key]) for key, describe in formats.items() if alert.get(key) is not None]
     text += f" ({', '.join(filter(None, details))})" if any(details) else ""
@@ -236,7 +244,7 @@ def format_headline(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, A
 def format_self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     """Format the results of the self-audit on sensitivity and false alarms, one sentence per kind of trial.
 
-    The trials are rows of the query `review/self_audit`, sorted from the smallest effect.
+    The trials are rows of the query `review/self_audit`, sorted from the smallest loss.
     """
     sizes = [trial for trial in trials if trial["kind"] == "sensitivity"]
     detected = [trial for trial in sizes if trial["confirmed"] >= 0.95 * trial["sets"]]
@@ -254,11 +262,11 @@ def format_self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _format_sensitivity(trial: Mapping[str, Any], is_detected: bool) -> str:
     region = f"a region of {format_percent(trial['area'])} of the area that reduces the margin of every pair"
-    effect = f"{format_score(trial['size'])} ({format_percent(trial['size'] / trial['margin'])} of it)"
+    loss = f"{format_score(trial['size'])} ({format_percent(trial['size'] / trial['margin'])} of it)"
     rate = f"{format_percent(trial['confirmed'] / trial['sets'])} of samples of {format_count(trial['n'], 'pair')}"
     if is_detected:
-        return f"this audit would have confirmed {region} by {effect} in {rate}"
-    return f"this audit has low power: {region} by {effect} would have been confirmed in only {rate}"
+        return f"this audit would have confirmed {region} by {loss} in {rate}"
+    return f"this audit has low power: {region} by {loss} would have been confirmed in only {rate}"
 
 
 def _format_synthetic_tag(trial: Mapping[str, Any]) -> str:
@@ -275,9 +283,14 @@ def _format_synthetic_tag(trial: Mapping[str, Any]) -> str:
 # Decisions and interventions
 
 
-def format_decision(decision: str, describe: bool = False) -> str:
-    """Format a decision, such as "benign"; with `describe`, such as "benign: the model may rely on this"."""
+def format_decision(decision: str, until: date | str | None = None, *, describe: bool = False) -> str:
+    """Format a stored decision, such as "acceptable"; with `describe`, "acceptable: the model may rely on this".
+
+    `until` is the last day of a waiver.
+    """
     label = _DECISION_LABELS.get(decision, decision)
+    if decision == "waived" and (until or describe):
+        label = f"waived until {until or 'a day'}"
     return f"{label}: {DECISION_DESCRIPTIONS[decision]}" if describe and decision in DECISION_DESCRIPTIONS else label
 
 
@@ -325,7 +338,7 @@ def format_percent(value: float) -> str:
 
 @_dash_if_missing
 def format_ratio(value: float) -> str:
-    """Format a ratio, such as an effect."""
+    """Format a ratio, such as a concentration."""
     return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
 
 

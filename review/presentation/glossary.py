@@ -9,12 +9,24 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from review.presentation.formatting import DECISIONS, format_decision
+
 _HEADER = """# Glossary
 
 Every term of the audit, once. Code, command line, site, report and documentation use these words.
 This page is made by `python -m review.presentation.glossary` from
 `review/presentation/glossary.toml`, as are the site's help and a chapter of the report.
 """
+
+
+_STORED = """## Stored values and the words shown
+
+The ledger, tables, rules and URLs keep the stored values; people see the words.
+
+| stored | shown |
+| -- | -- |
+| `effect` in `alerts`, `findings`, `slice_shares`, `alert_history` | concentration |
+| `effect` in `confirmations`, `self_audits`; `score_effect` | score loss |"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,8 @@ def to_markdown() -> str:
             text = " ".join([f"**{term.title}**: {term.text}", *facts])
             lines.append(textwrap.fill(text, 98, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False))
         lines.append("")
-    return "\n".join(lines)
+    lines += [_STORED, *(f"| `decision` = `{name}` | {format_decision(name, 'DATE')} |" for name in DECISIONS)]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -46,9 +46,9 @@ REGION_COLUMNS = (
 )
 FIGURE_COLUMNS = (
     Column("Pairs", lambda row: format_count(row["n"]), "number"),
-    Column("Attribution", lambda row: format_percent(row["share"]), "number"),
+    Column("Share", lambda row: format_percent(row["share"]), "number"),
     Column("Area", lambda row: format_percent(row["area"]), "number"),
-    Column("Effect", lambda row: format_ratio(row["effect"]), "number"),
+    Column("Concentration", lambda row: format_ratio(row["effect"]), "number"),
 )
 _ALERT_COLUMNS = (
     *REGION_COLUMNS,
@@ -65,7 +65,7 @@ def capitalize(text: str) -> str:
 
 
 def share_of_margin(row: Mapping[str, Any]) -> float | None:
-    """Return the score effect of an alert divided by its margin."""
+    """Return the score loss of an alert divided by its margin."""
     return row["score_effect"] / row["margin"] if row["margin"] and row["score_effect"] is not None else None
 
 
@@ -75,15 +75,16 @@ def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     yield Paragraph(capitalize(format_state(row)), "state", strong=row["state"] == "confirmed")
     if history := _describe_history(facts, row["alert_id"]):
         yield Paragraph(history, "note")
-    effect = {
+    reference = {
         "spread_stamp": "frequency in the slice relative to all pairs",
         "region_contrast": "share in the slice relative to the other pairs",
-        "region_cost": "loss in the screening relative to the margin",
     }.get(row["rule"], "ratio of the odds of the two shares" if on_text else "ratio of the two shares")
     figures = [
         Fact("Mean share of the attribution", format_percent(row["share"]), main=True),
         Fact(f"Mean share of the {texts['whole']}", format_percent(row["area"])),
-        Fact(f"Effect: {effect}", format_ratio(row["effect"])),
+        Fact("Loss in the screening relative to the margin", format_percent(row["effect"]))
+        if row["rule"] == "region_cost"
+        else Fact(f"Concentration: {reference}", format_ratio(row["effect"])),
         Fact("Pairs in the slice", format_count(row["n"])),
     ]
     if row["rest_n"]:
@@ -150,10 +151,10 @@ def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
         )
     )
     figures = [
-        Fact("Score effect: loss beyond the controls", format_score(row["score_effect"]), main=True),
+        Fact("Score loss: beyond the loss of controls", format_score(row["score_effect"]), main=True),
         Fact("95% interval", f"{format_score(row['score_low'])} to {format_score(row['score_high'])}"),
         Fact("Floor", format_score(row["floor"])),
-        Fact("Score effect relative to the margin", format_percent(share_of_margin(row))),
+        Fact("Score loss relative to the margin", format_percent(share_of_margin(row))),
     ]
     if row["transplant_rise"] is not None or on_text:
         figures.append(Fact(f"Gain where it is {texts['pasted']}", format_score(row["transplant_rise"])))
@@ -180,7 +181,7 @@ def _list_test_columns(cover: str, loss: str, control: str) -> list[Column]:
         Column("Pairs", lambda test: format_count(test["n"]), "number"),
         _score_column(loss, "drop"),
         _score_column(control, "control_drop"),
-        _score_column("Score effect", "effect"),
+        _score_column("Score loss", "effect"),
         Column("95% interval", lambda test: f"{format_score(test['low'])} to {format_score(test['high'])}", "number"),
         _score_column("Floor", "floor"),
         Column("p", lambda test: format_p_value(test["p"]), "number"),

@@ -115,7 +115,7 @@ def _describe_strongest_alert(row: Mapping[str, Any]) -> str:
     text = "“Concentrates on” means: "
     if row["state"] == "confirmed":
         share = format_percent(alerts.share_of_margin(row))
-        text = texts["reliance"].format(effect=format_score(row["score_effect"]), share=share)
+        text = texts["reliance"].format(loss=format_score(row["score_effect"]), share=share)
         if row["rule"] == "region_cost":
             text += f"In the screening, covering it cost {format_percent(row['effect'])} of the margin. "
     text += texts["attribution"].format(

@@ -72,7 +72,7 @@ def build_decisions(facts: RunFacts) -> Iterator[Block]:
         columns = [
             Column("Record", "number", "number"),
             Column("Alert", "alert_id", "code", 2),
-            Column("Decision", lambda row: format_decision(row["decision"]), width=2),
+            Column("Decision", lambda row: format_decision(row["decision"], row["until"]), width=2),
             Column("Reviewer", lambda row: f"{row['reviewer']}, {row['role']}", "name", 3),
             Column("Date and time", lambda row: format_time(row["signed_at"]), width=3),
             Column("Reason", "reason", "name", 5),
@@ -90,19 +90,18 @@ def build_decision(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     if row is None:
         yield Paragraph("Nobody has decided about this alert.")
         return
-    decision = format_decision(row["decision"], describe=row["decision"] == row["decided"])
+    decision = format_decision(row["decision"], row["until"], describe=row["decision"] == row["decided"])
     if row["changed"]:
         decision = f"open again, because the evidence has changed: {isolate_text(row['why'])}"
     elif row["why"]:
         decision = f"{format_decision(row['decision'])}: {isolate_text(row['why'])}"
-    recorded = format_decision(row["decided"], describe=True)
+    recorded = format_decision(row["decided"], row["until"], describe=True)
     source = row["reviewed_run"]
     if row["carried_over"] and not row["changed"]:
         source += "; carried over to this run, because the evidence has not changed materially"
     rows = [
         Fact("Decision", decision),
         *([Fact("Recorded decision", recorded)] if row["decision"] != row["decided"] else []),
-        *([Fact("Waived until", f"{row['until']}, inclusive")] if row["until"] is not None else []),
         Fact("Reason", isolate_text(row["reason"])),
         *_build_signer(row, row["decided_at"]),
         *_build_second_signature(facts, row["review"], bool(row["second_needed"])),
@@ -148,11 +147,17 @@ def _build_undecided(facts: RunFacts) -> Iterator[Block]:
 def _format_decision_row(facts: RunFacts, number: int, alert: AlertFacts) -> dict[str, str]:
     row = facts.decisions.get(alert.row["alert_id"])
     if row is None:
-        return {"alert": str(number), "decision": "open", "reviewer": NO_VALUE, "time": NO_VALUE, "record": NO_VALUE}
+        return {
+            "alert": str(number),
+            "decision": format_decision("open"),
+            "reviewer": NO_VALUE,
+            "time": NO_VALUE,
+            "record": NO_VALUE,
+        }
     carried_over = ", carried over" if row["carried_over"] and row["decision"] != "open" else ""
     return {
         "alert": str(number),
-        "decision": format_decision(row["decision"]) + carried_over,
+        "decision": format_decision(row["decision"], row["until"]) + carried_over,
         "reviewer": f"{row['reviewer']}, {row['role']}",
         "time": format_time(row["decided_at"]),
         "record": str(row["review"]),

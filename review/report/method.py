@@ -35,13 +35,13 @@ from review.report.facts import RunFacts
 
 
 def build_slices(facts: RunFacts) -> Iterator[Block]:
-    """Yield the chapter on the regions and slices with the largest effects."""
+    """Yield the chapter on the regions and slices with the largest concentrations."""
     rows = facts.slice_shares
     if not rows:
         reason = "" if facts.manifest["counts"]["attributions"] else ": the run has no attributions"
         yield Paragraph(f"No region was compared with the threshold in any slice{reason}.")
         return
-    listed = f" The table lists the {len(rows)} with the largest effect." if rows[0]["found"] > len(rows) else ""
+    listed = f" The table lists the {len(rows)} with the largest concentration." if rows[0]["found"] > len(rows) else ""
     yield Paragraph(
         TEXTS["slices"]["introduction"].format(
             number=format_count(rows[0]["found"], "combination"),
@@ -153,7 +153,7 @@ def _format_bottleneck(facts: RunFacts) -> str:
 
 
 _THRESHOLDS: Final = (
-    ("Suspected: minimum effect", "alerts", "factor"),
+    ("Suspected: minimum concentration", "alerts", "factor"),
     ("Suspected: minimum number of pairs", "alerts", "min_pairs"),
     ("Confirmed: maximum q", "confirm", "level"),
     ("Confirmed: floor relative to the mean margin", "confirm", "floor_share"),

@@ -54,7 +54,7 @@ raised AS (
             WHEN list_position(['low', 'medium', 'high'], i.severity) > list_position(['low', 'medium', 'high'], b.told_severity)
                 THEN 'severity ' || i.severity || ', was ' || b.told_severity
             WHEN i.score_low > b.told_high
-                THEN format('its effect is {:.3f} ({:.3f} to {:.3f}), was at most {:.3f}', i.score_effect, i.score_low, i.score_high, b.told_high)
+                THEN format('its score loss is {:.3f} ({:.3f} to {:.3f}), was at most {:.3f}', i.score_effect, i.score_low, i.score_high, b.told_high)
         END AS worsening
     FROM identified AS i
     LEFT JOIN open_before AS b USING (life_id)

@@ -9,6 +9,7 @@ SELECT
     v.* EXCLUDE (run_id, rule, region, slice_kind, slice, confirmed),
     coalesce(t.decision, 'open') AS decision,
     t.why AS decision_why,
+    t.until,
     t.reviewer AS decided_by,
     t.decided_at
 FROM alerts AS a

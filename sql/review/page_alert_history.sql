@@ -2,7 +2,7 @@
 -- Grain: alert and run. Parameters: none.
 SELECT
     l.life_id, l.run_id, l.life, l.why, l.alert_id, l.state, l.severity, l.n, l.share, l.effect, l.score_effect, l.score_low,
-    l.score_high, r.started_at, t.decision, t.reviewer
+    l.score_high, r.started_at, t.decision, t.until, t.reviewer
 FROM lives AS l
 JOIN runs AS r USING (run_id)
 LEFT JOIN triage AS t USING (run_id, life_id)

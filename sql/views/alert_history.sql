@@ -5,5 +5,6 @@ SELECT * RENAME (
     life_id AS lasting_alert_id, life AS status, why AS status_reason, announced AS notified, leader AS leading_alert_id,
     told_state AS notified_state, told_severity AS notified_severity, told_high AS notified_score_high,
     previous_run AS compared_run
-)
+),
+effect AS concentration, score_effect AS score_loss
 FROM lives;

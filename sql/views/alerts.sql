@@ -1,5 +1,6 @@
 -- One row per alert. `explained_by` is the stronger slice without whose pairs this alert would not be raised; `rank` is
 -- the alert's place among those of its run, from 1: first independent ones, then confirmed ones, then by strength.
+-- `concentration` and `score_loss` are the columns `effect` here and `score_effect` of `test_results`, by their names in text.
 CREATE VIEW alerts AS
 SELECT a.* REPLACE (
     -- Runs of an early version stored no rank.
@@ -13,6 +14,7 @@ SELECT a.* REPLACE (
                 a.effect DESC, a.region, a.slice_kind, a.slice, a.rule
         )
     ) AS rank
-)
+),
+a.effect AS concentration, v.score_effect AS score_loss
 FROM stored.alerts AS a
 LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice);

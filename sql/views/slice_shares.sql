@@ -7,7 +7,8 @@ SELECT
     CASE
         WHEN side = 'image' THEN share / area
         ELSE least(share, 0.999) / (1 - least(share, 0.999)) * (1 - area) / area
-    END AS effect
+    END AS effect,
+    effect AS concentration
 FROM (
     SELECT run_id, side, region, slice_kind, slice, count(*) AS n, exact_mean(share) AS share, exact_mean(area) AS area
     FROM stored.region_shares

@@ -1,9 +1,9 @@
 -- One row per alert (life_id) and run, with the decision that applies. See also the view decisions, which has the same
 -- rows. A decision applies from the reviewed run on, until what it was based on changes materially. Then the alert is
--- open again, `why` says what changed, and it stays open until somebody decides anew. It has changed if
+-- open again, `why` says what changed, and it stays open until somebody decides again. It has changed if
 --   the alert is now confirmed and was suspected, or has a higher severity;
---   it is confirmed and the score effect lies outside the interval at the time of the decision;
---   it is or was suspected, or its test gave no interval, and the effect of its share has grown by more than a quarter;
+--   it is confirmed and the score loss lies outside the interval at the time of the decision;
+--   it is or was suspected, or its test gave no interval, and its concentration has grown by more than a quarter;
 --   the text of the rule that raises it has changed, or the weights of the model of the same name have;
 --   it was resolved (or unknown) in between and was raised again; or a waiver has expired.
 -- Of several decisions the last one about the newest run counts. A change that only a re-flagged run shows opens the alert in
@@ -20,15 +20,15 @@ WITH compared AS (
             WHEN e.state = 'confirmed' AND coalesce(list_position(['low', 'medium', 'high'], l.severity), 0) > coalesce(list_position(['low', 'medium', 'high'], e.severity), 0)
                 THEN 'severity ' || l.severity || ', was ' || coalesce(e.severity, 'none')
             WHEN e.state = 'confirmed' AND (l.score_effect < e.score_low OR l.score_effect > e.score_high)
-                THEN format('its effect is {:.3f}, was {:.3f} to {:.3f}', l.score_effect, e.score_low, e.score_high)
+                THEN format('its score loss is {:.3f}, was {:.3f} to {:.3f}', l.score_effect, e.score_low, e.score_high)
             WHEN e.state = 'confirmed' AND l.state = 'confirmed' AND (l.score_effect IS NULL) IS DISTINCT FROM (e.score_effect IS NULL)
-                THEN CASE WHEN l.score_effect IS NULL THEN 'its effect is unknown now' ELSE 'its effect was unknown before' END
+                THEN CASE WHEN l.score_effect IS NULL THEN 'its score loss is unknown now' ELSE 'its score loss was unknown before' END
             WHEN (e.state IS DISTINCT FROM 'confirmed' OR l.state IS DISTINCT FROM 'confirmed' OR e.score_low IS NULL OR e.score_high IS NULL)
                 AND l.effect > 1.25 * e.effect
-                THEN format('its share has {:.1f} times the effect at the time of the decision', l.effect / e.effect)
+                THEN format('its concentration is {:.1f} times that at the time of the decision', l.effect / e.effect)
             WHEN (e.state IS DISTINCT FROM 'confirmed' OR l.state IS DISTINCT FROM 'confirmed')
                 AND (l.effect IS NULL) IS DISTINCT FROM (e.effect IS NULL)
-                THEN CASE WHEN l.effect IS NULL THEN 'the effect of its share is unknown now' ELSE 'the effect of its share was unknown before' END
+                THEN CASE WHEN l.effect IS NULL THEN 'its concentration is unknown now' ELSE 'its concentration was unknown before' END
             WHEN l.rule_digest IS DISTINCT FROM e.rule_digest THEN 'the text of the rule ' || l.rule || ' has changed'
             WHEN l.alert_id IS NOT NULL AND r.model_digest IS DISTINCT FROM e.model_digest
                 THEN format('the weights of the model have changed ({}, were {})', coalesce(r.model_digest[:12], 'unknown'), coalesce(e.model_digest[:12], 'unknown'))

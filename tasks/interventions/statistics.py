@@ -125,7 +125,7 @@ def explain_failure(evidence: Evidence, q: float, level: float) -> str | None:
     An effect is significant if it exceeds the floor, its interval is above zero, and p and q are below the level.
     """
     if evidence.effect <= evidence.floor:
-        return f"got an effect of {evidence.effect:.4f}, expected more than the floor of {evidence.floor:.4f}"
+        return f"got a score loss of {evidence.effect:.4f}, expected more than the floor of {evidence.floor:.4f}"
     if evidence.low <= 0:
         return f"got an interval from {evidence.low:.4f} to {evidence.high:.4f}, expected one above zero"
     if evidence.p >= level:

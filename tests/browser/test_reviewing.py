@@ -122,11 +122,11 @@ def test_decision_stays_in_view_and_has_only_the_fields_that_apply(site, visit, 
     page.get_by_role("heading", name="Random examples").scroll_into_view_if_needed()
     assert page.evaluate("scrollY") > 300
     assert page.get_by_role("heading", name="Decision").first.bounding_box()["y"] >= 0  # beside the evidence
-    until = page.get_by_label("Waived until")
+    until = page.get_by_label("Last day of the waiver")
     assert not until.is_visible()
     page.get_by_role("radio", name="Waived").check()
     assert until.is_visible()
-    send_decision(page, "Benign", "a marker of the machine")
+    send_decision(page, "Acceptable", "a marker of the machine")
     assert "Recorded just now" in page.locator("#decision").inner_text()
     assert not page.get_by_label("Reason").is_visible()  # no empty form
     page.keyboard.press("u")
@@ -168,7 +168,7 @@ def test_pair_id_is_not_a_path(site, visit, paths):
 def test_decision_works_without_scripts(site, visit, lake, paths):
     page = visit(site(), java_script_enabled=False)
     page.goto(paths["alert"])
-    send_decision(page, "Benign", "a marker of the machine")
+    send_decision(page, "Acceptable", "a marker of the machine")
     assert "declared, not verified" in page.locator("#decision").inner_text()
     assert [record.kind for record in ledger.read_records(lake)][-1] == "review"
 
@@ -178,11 +178,11 @@ def test_decisions_of_two_reviewers_are_both_recorded(site, visit, sign_in_as, l
     ada, bob = (sign_in_as(visit(server), name) for name in ("ada", "bob"))
     for page in (ada, bob):
         page.goto(paths["alert"])
-    send_decision(ada, "Benign", "a marker of the machine", password)
+    send_decision(ada, "Acceptable", "a marker of the machine", password)
     assert "Recorded just now" in ada.locator("#decision").inner_text()
     bob.expected = {409}
     send_decision(bob, "Confirmed", "it is the tag\nand nothing else", password)
-    assert "Ada Example has decided 'benign' meanwhile" in bob.get_by_role("alert").inner_text()
+    assert "Ada Example has decided 'acceptable' meanwhile" in bob.get_by_role("alert").inner_text()
     assert "a marker of the machine" in bob.locator("main").inner_text()
     assert bob.get_by_label("Reason").input_value() == "it is the tag\nand nothing else"
     assert bob.get_by_role("radio", name="Confirmed").is_checked()

@@ -46,7 +46,7 @@ def test_an_empty_lake_has_every_view_typed_and_without_rows(lake):
         for table in sql.query_names("schema"):
             assert sql.rows(connection, "review/alerts", run_id="all") == []
             described = {
-                row["column_name"]: row["column_type"] for row in sql.read(connection, f"DESCRIBE {table}")
+                row["column_name"]: row["column_type"] for row in sql.read(connection, f"DESCRIBE stored.{table}")
             }  # fmt: skip
             assert list(described) == sql.schema(table).names
         assert {row["column_name"]: row["column_type"] for row in sql.read(connection, "DESCRIBE pairs")}[

@@ -48,7 +48,7 @@ def test_region_that_the_score_needs_is_confirmed_and_others_are_not(run_with_fi
     assert all(row["transplant_low"] > 0 and row["transplant_n"] == 24 for row in of_corner)
     assert {row["transplant_rise"] for row in rows if row["region"] == "frame"} == {None}
     (other, *_) = [row for row in rows if row["region"] == "corner top-right" and row["fill"] == "mean"]
-    assert other["reason"].startswith("got an effect of ")
+    assert other["reason"].startswith("got a score loss of ")
     assert "expected more than the floor" in other["reason"]
 
 

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.presentation.formatting import format_alert, format_region_label, format_run
+from review.presentation.formatting import DECISIONS, format_alert, format_decision, format_region_label, format_run
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards
 from review.site.pages.decisions import get_alert_decision, get_form_values
@@ -28,7 +28,7 @@ SORT_KEYS: Final = {
 CHOICES: Final = {
     "severity": ("high", "medium", "low"),
     "state": ("confirmed", "suspected"),
-    "decision": ("waiting", "open", "pending", "needs_data", "confirmed", "benign", "waived"),
+    "decision": ("waiting", *DECISIONS),
     "life": ("new", "worse", "still_firing"),
 }
 EXAMPLES: Final = 8
@@ -78,6 +78,7 @@ def show_alerts(request: Request, lake: Lake) -> Response:
             **{name: list_options(row[name] for row in choices) for name in ("model", "corpus", "rule")},
             "region": {name: format_region_label(name) for name in list_options(row["region"] for row in choices)},
             **CHOICES,
+            "decision": {name: format_decision(name) for name in CHOICES["decision"]},
         },
         damage=lake.list_damage(),
         form=get_form_values(request),

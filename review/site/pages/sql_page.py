@@ -16,13 +16,14 @@ MAX_SECONDS: Final = 10.0
 MAX_QUERY_CHARS: Final = 20_000
 """Maximum length of a query, which is part of the URL."""
 EXAMPLES: Final = {
-    "Regions by their effect, largest first": (
-        "SELECT run_id, region, slice_kind, slice, n, share, area, effect\n"
-        "FROM slice_shares WHERE n >= 20 ORDER BY effect DESC LIMIT 50"
+    "Regions by concentration, largest first": (
+        "SELECT run_id, region, slice_kind, slice, n, share, area, concentration\n"
+        "FROM slice_shares WHERE n >= 20 ORDER BY concentration DESC LIMIT 50"
     ),
-    "Effect of covering each region": (
-        "SELECT run_id, region, slice, fill, n, drop, control_drop, effect, low, high, floor, q, passed, reason\n"
-        "FROM confirmations ORDER BY effect DESC LIMIT 100"
+    "Score loss when each region is covered": (
+        "SELECT run_id, region, slice, fill, n, drop, control_drop, effect AS score_loss, low, high,\n"
+        "floor, q, passed, reason "
+        "FROM confirmations ORDER BY score_loss DESC LIMIT 100"
     ),
     "Words with the largest share of the text maps": (
         "SELECT token, count(*) AS n, avg(share) AS share FROM tokens\n"

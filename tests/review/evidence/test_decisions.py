@@ -114,7 +114,7 @@ def test_invalid_decisions_are_refused(run):
             {"decision": "waived", "until": date(2020, 1, 1)},
             "until: got 2020-01-01 with decision 'waived', expected the last day",
         ),
-        ({"until": LATER}, "until: got .* with decision 'benign', expected .* nothing with other decisions"),
+        ({"until": LATER}, "until: got .* with decision 'acceptable', expected .* nothing with other decisions"),
         ({"reviewer": replace(ANN, name=" ")}, "name: got ' ', expected one line"),
         ({"reviewer": replace(ANN, role="a\nb")}, "role: got .*expected one line"),
         ({"reviewer": replace(ANN, identity="guessed")}, "identity: got 'guessed', expected one of declared"),
@@ -152,7 +152,7 @@ def test_decision_that_the_reviewer_has_not_seen_is_not_replaced(run_of_two):
     run = run_of_two
     judge(run, number=1, seen=0)  # another alert
     first = judge(run, seen=0)
-    with pytest.raises(DecisionError, match=r"Ann Example has decided 'benign' meanwhile \(record 2\)"):
+    with pytest.raises(DecisionError, match=r"Ann Example has decided 'acceptable' meanwhile \(record 2\)"):
         judge(run, "confirmed", reviewer=BOB, seen=0)
     judge(run, "confirmed", reviewer=BOB, seen=first.number)
 

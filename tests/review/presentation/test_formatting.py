@@ -131,7 +131,7 @@ def test_test_result_gives_what_the_row_has():
     suspected = {**ALERT, "state": "suspected", "side": "text", "reason": "below the floor"}
     assert formatting.format_test(suspected).startswith("leaving it out reduces the margin")
     assert formatting.format_test(suspected).endswith("; below the floor")
-    assert "does not reduce the margin of 0.400 more than the controls do (difference -0.010, 95% interval" in (
+    assert "does not reduce the margin of 0.400 more than the controls do (score loss -0.010, 95% interval" in (
         formatting.format_test({**suspected, "score_effect": -0.01})
     )
     assert formatting.format_test({**suspected, "score_effect": None}) == "not tested: below the floor"

@@ -183,7 +183,7 @@ def test_undecided_alerts_are_listed_with_reasons(lake, run):
     text = read_html(load_document(lake.path, RUN))
     assert remove_white_space("None: every independent alert is decided.") in text
     assert remove_white_space("1 earlier decision, no longer in force") in text
-    assert remove_white_space("Waived until 2999-01-01, inclusive") in text
+    assert remove_white_space("waived until 2999-01-01: known and accepted, that day included") in text
     assert remove_white_space(f"Waivers are evaluated for {datetime.now(UTC).date()} (UTC); they may expire") in text
 
 
@@ -202,15 +202,15 @@ def test_a_decision_of_an_earlier_run_is_in_force_until_the_evidence_changes(lak
         later.write_table("lives", [{**history, "score_effect": effect}])
         later.finish("completed")
     text = read_html(load_document(lake.path, "20260102T000000-bbbbbb"))
-    assert remove_white_space("confirmed, carried over") in text
+    assert remove_white_space("shortcut, carried over") in text
     assert remove_white_space(f"Reviewed run {RUN}; carried over to this run") in text
     assert remove_white_space("Still firing: first seen") in text
     text = read_html(load_document(lake.path, "20260103T000000-cccccc"))
     assert (
-        remove_white_space("open again, because the evidence has changed: its effect is 3.000, was 0.200 to 0.400")
+        remove_white_space("open again, because the evidence has changed: its score loss is 3.000, was 0.200 to 0.400")
         in text
     )
-    assert remove_white_space("Recorded decision confirmed: the model relies on this and should not") in text
+    assert remove_white_space("Recorded decision shortcut: the model relies on this and should not") in text
     (lake.path / run.relative_path("alerts/part-00000.parquet")).unlink()
     text = read_html(load_document(lake.path, "20260102T000000-bbbbbb"))
     assert remove_white_space("Other runs of this audit could not be read") in text

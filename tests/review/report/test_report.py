@@ -99,7 +99,7 @@ def test_a_confirmed_alert_shows_its_test_and_controls(lake, make_pair):
     )
     assert "Confirmed, high severity" in page.text
     assert "In 64 pairs sampled at random from the slice" in page.text
-    assert "Score effect: loss beyond the controls 0.280" in page.text  # the weakest fill
+    assert "Score loss: beyond the loss of controls 0.280" in page.text  # the weakest fill
     assert "mean color of the surroundings 64 0.310 0.010 0.320 0.200 to 0.400 0.050 < 0.0001 < 0.0001 yes" in page.text
     assert "the 12 tests of this run" in page.text
     assert "inserted into 60 images of pairs with other captions" in page.text

@@ -182,7 +182,7 @@ def test_decision_under_a_declared_name_is_shown_as_declared(browser_without_use
         alert,
         "decision",
     )  # reloading does not send the form again
-    assert "Benign decided by Ann Example (radiologist; declared, not verified)" in browser_without_users.text
+    assert "Acceptable decided by Ann Example (radiologist; declared, not verified)" in browser_without_users.text
     assert "a marker of the machine" in browser_without_users.text
     assert "Recorded just now" in browser_without_users.text
     (record,) = ledger.read_records(run.lake)
@@ -282,7 +282,7 @@ def test_last_day_is_ignored_unless_the_decision_is_a_waiver(browser_without_use
     browser_without_users.get(alert).send(f"{alert}/decide", **DECISION, **REVIEWER, until=day)
     browser_without_users.send(f"{alert}/decide", **DECISION | {"decision": "waived"}, **REVIEWER, until=day)
     assert [record.body["until"] for record in ledger.read_records(run.lake)] == [None, day]
-    assert f"Waived until {day}, decided by Ann Example" in browser_without_users.text
+    assert f"Waived until {day} decided by Ann Example" in browser_without_users.text
 
 
 def test_outdated_form_shows_both_decisions_and_keeps_its_values(make_site, alert, run):
@@ -297,8 +297,8 @@ def test_outdated_form_shows_both_decisions_and_keeps_its_values(make_site, aler
         "role": "physicist",
     }
     bob.send(f"{alert}/decide", 409, **values)
-    assert "Ann Example has decided 'benign' meanwhile (record 1)" in bob.text
-    assert "Benign decided by Ann Example" in bob.text
+    assert "Ann Example has decided 'acceptable' meanwhile (record 1)" in bob.text
+    assert "Acceptable decided by Ann Example" in bob.text
     fields = bob.read_form(f"{alert}/decide")
     assert {key: fields[key] for key in values} == values
     assert read_decisions(run)[0]["decision"] == "benign"
@@ -366,7 +366,7 @@ def test_decision_is_carried_over_until_new_evidence(add_next_run):
     path = f"/runs/{third.run_id}/alerts/{third.run_id}-0"
     text = browsers().get(path).text
     assert "Open again, because the evidence has changed: confirmed, was suspected" in text
-    assert "Earlier decision: benign, decided by Ann Example" in text
+    assert "Earlier decision: acceptable, decided by Ann Example" in text
 
 
 # The four-eyes principle.
@@ -424,7 +424,7 @@ def test_rejected_decisions_are_listed_and_the_others_recorded(make_site, run, a
     ann.send("/alerts/decide", 409, **DECISION | {"decision": "confirmed"}, **REVIEWER, alert=alerts)
     assert "Recorded: 1 decision" in ann.text
     assert "Not recorded: 3 decisions" in ann.text
-    assert "Bob has decided 'benign' meanwhile" in ann.text
+    assert "Bob has decided 'acceptable' meanwhile" in ann.text
     assert [row["decision"] for row in read_decisions(run)] == ["benign", "confirmed"]
     fields = ann.read_form("/alerts/decide")
     assert (fields["reason"], fields["next"]) == (DECISION["reason"], "/alerts?follow=all")

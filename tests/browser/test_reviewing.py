@@ -68,7 +68,7 @@ def test_reviewer_reads_decides_and_signs(site, visit, sign_in_as, lake, paths, 
 
     # Decision, then sign-off of the run.
     page.goto(paths["alert"])
-    send_decision(page, "Confirmed", "the tag is no finding", password)
+    send_decision(page, "Shortcut", "the tag is no finding", password)
     assert "signed in with a password" in page.locator("#decision").inner_text()
     page.goto(paths["run"])
     page.get_by_label("Statement").fill("I have looked at this run.")
@@ -181,11 +181,11 @@ def test_decisions_of_two_reviewers_are_both_recorded(site, visit, sign_in_as, l
     send_decision(ada, "Acceptable", "a marker of the machine", password)
     assert "Recorded just now" in ada.locator("#decision").inner_text()
     bob.expected = {409}
-    send_decision(bob, "Confirmed", "it is the tag\nand nothing else", password)
+    send_decision(bob, "Shortcut", "it is the tag\nand nothing else", password)
     assert "Ada Example has decided 'acceptable' meanwhile" in bob.get_by_role("alert").inner_text()
     assert "a marker of the machine" in bob.locator("main").inner_text()
     assert bob.get_by_label("Reason").input_value() == "it is the tag\nand nothing else"
-    assert bob.get_by_role("radio", name="Confirmed").is_checked()
+    assert bob.get_by_role("radio", name="Shortcut").is_checked()
     bob.get_by_label("Your password again").fill(password)
     bob.get_by_role("button", name="Decide and sign").click()
     reviews = ledger.select_kinds(ledger.read_records(lake), "review")

@@ -84,7 +84,7 @@ class Engine:
                 errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
                 for error in sorted(errors, key=lambda error: isinstance(error, SkippedError)):
                     raise error
-                done += (replace(part, data=b"") for part in some)
+                done += (replace(part, data=None) for part in some)
         return done
 
     def outcome(self, future: PrefectFuture[Any]) -> Any:

@@ -36,6 +36,13 @@ def skip_parts(run: Run) -> Iterator[None]:
         _skipped.discard(run)
 
 
+class Unvisited:
+    """A value in a parameter of a task that Prefect, which visits every item of a collection, does not look into."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
 @dataclass(frozen=True)
 class Part:
     """A part of a stage. Its work is any value that JSON can represent, such as the ids of the pairs to measure.
@@ -47,7 +54,7 @@ class Part:
     index: int
     work: Any
     key: str  # digest of the run's attributions, which differ if a resumed run attributes a shard that had failed
-    data: bytes = b""
+    data: Unvisited | None = None
 
     @property
     def name(self) -> str:

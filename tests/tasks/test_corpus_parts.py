@@ -86,7 +86,7 @@ def ingest_in_parts(run, source, order=list, **options):
         parts = list(reading.parts)
         for part in order(parts):
             read_part.fn(run, ReadingPlan(inputs, ["corner"]), part)
-        reading = replace(reading, parts=[replace(part, data=b"") for part in parts])
+        reading = replace(reading, parts=[replace(part, data=None) for part in parts])
     return ingest.fn(run, source, COLUMNS, 8, 0, ["corner"], 2, reading)
 
 

@@ -8,10 +8,11 @@ BROWSER := $(VENV)/.browser
 # One process for each core, at most eight; the tests of a file stay together, since they share what is slow to make.
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test test-all lint bench planted review wheel clean
+.PHONY: help install demo test test-all lint bench planted review wheel clean
 
 help:
 	@echo "make demo      set up, audit the embedded corpus and model, write the report"
+	@echo "make install   set up .venv, nothing else"
 	@echo "make test      set up, run the fast tests"
 	@echo "make test-all  run the slow tests too"
 	@echo "make lint      ruff, mypy, import contracts"
@@ -38,6 +39,8 @@ $(BROWSER): | $(DEV)
 	@echo "looking for a browser for the tests of the site, installing Chromium if there is none"
 	@sh .ci/browser >/dev/null 2>&1 || echo "no browser could be installed: its tests are skipped"
 	@touch $@
+
+install: $(BASE)
 
 demo: $(BASE)
 	$(BIN)/m2ib-audit demo

@@ -343,7 +343,8 @@ def fetch_tables(connection: Connection, error: duckdb.Error) -> bool:
 def _run_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a manifest to a row of the table `runs`."""
     times = {key: record[key] and datetime.fromisoformat(record[key]) for key in ("started_at", "finished_at")}
-    return {**record, **record["counts"], **times, "config": json.dumps(record["config"], sort_keys=True)}
+    texts = {key: json.dumps(record.get(key) or {}, sort_keys=True) for key in ("config", "stage_seconds")}
+    return {**record, **record["counts"], **times, **texts}
 
 
 def _define_decisions(connection: Connection, records: Iterable[ledger.Record]) -> None:

@@ -289,7 +289,8 @@ def alerts(
             output.print_json({"lives": histories})
             return
         for row in histories:
-            _print_history(row)
+            if everything or row["explained_by"] is None:
+                _print_history(row)
         return
     found, which = read_alerts(lake, run_id)
     if as_json:
@@ -346,7 +347,8 @@ def _print_history(row: dict[str, Any]) -> None:
     output.say_wrapped(f"{row['life_id']} {status.upper()} ({state}): {formatting.format_alert(row)}")
     dates = f"{row['first_seen']:%Y-%m-%d %H:%M} to {row['last_seen']:%Y-%m-%d %H:%M}"
     figures = [f"{name} {text}" for name, key in _FIGURES.items() if (text := _first_to_last(row["history"], key))]
-    output.say_wrapped("; ".join([f"{formatting.format_count(row['runs'], 'run')}, {dates}", *figures]), indent=6)
+    parts = [f"rule {row['rule']}", f"{formatting.format_count(row['runs'], 'run')}, {dates}", *figures]
+    output.say_wrapped("; ".join(parts), indent=6)
     if row["why"]:
         output.say_wrapped(formatting.isolate_text(row["why"]), indent=6)
 

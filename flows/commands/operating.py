@@ -23,10 +23,12 @@ def runs(
     if as_json:
         output.print_json({"runs": found})
         return
+    named = any(row["audit"] for row in found)
     output.print_table(
         [
             {
                 "run": row["run_id"],
+                **({"audit": row["audit"] or ""} if named else {}),
                 "status": row["status"],
                 "took": _duration(row["started_at"], row["finished_at"]),
                 "pairs": f"{row['attributions']} of {row['pairs']}",
@@ -37,6 +39,7 @@ def runs(
             for row in found
         ]
     )
+    output.note("alerts are counted without those that others explain")
     reasons = [f"{row['run_id']}: {row['reason']}" for row in found if row["reason"]]
     for line in reasons[:5]:
         output.say(line)

@@ -153,7 +153,9 @@ def choose_run(lake: Root, run_id: str, complete: bool = False) -> str:
         kind = "complete run" if complete and newest else "run"
         fail(f"got {run_id}, but the lake {lake} has no {kind}; run an audit first, or name another lake with --lake")
     if newest is not None:
-        note(f"note: the newest run, {newest}, did not complete; latest is run {found}")
+        running = next(record for record in records if record["run_id"] == newest)["status"] == "running"
+        end = "has not ended" if running else "did not complete"
+        note(f"note: the newest run, {newest}, {end}; latest is run {found}")
     if run_id == "latest" and (others := {*audits.values()} - {audits[found]}):
         choices = [next((name for name in names if names[name] == other), other) for other in sorted(others)]
         note(

@@ -26,5 +26,6 @@ CREATE TABLE runs (
     errors BIGINT,
     alerts BIGINT,
     confirmed BIGINT,          -- alerts that are confirmed
+    stage_seconds VARCHAR,     -- JSON: seconds of each stage
     four_eyes BOOLEAN          -- whether decisions need a second signature; NULL means false
 );

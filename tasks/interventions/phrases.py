@@ -175,9 +175,10 @@ class PhraseInterventions:
         smallest, n = smallest_sample(self._settings.level), len(spans_by_pair)
         if len(found) < smallest:
             raise NotMeasurableError(
-                f"got {len(found)} measurable pairs of {n} ({n - len(versions)} whose caption has no other words, has "
-                f"fewer than two foils, or is too long; {len(versions) - len(found)} with unreadable images), "
-                f"expected at least {smallest}; check the images and captions of the pairs, or audit a larger corpus"
+                f"got {len(found)} measurable pairs of {n} ({n - len(versions)} whose caption has no other words or is "
+                f"too long, or for which fewer than two captions of the corpus lack the phrase; "
+                f"{len(versions) - len(found)} with unreadable images), expected at least {smallest}; a phrase that "
+                "almost every caption has cannot be tested, otherwise check the images and captions of the pairs"
             )
         return PhraseSample(
             found,

@@ -145,7 +145,7 @@ def test_latest_is_the_newest_complete_run_where_one_is_needed(call, alerted_run
     assert result.exit_code == 0, result.output
     assert alerted_run.run_id in result.output
     assert result.stderr == (
-        f"note: the newest run, {later_run.run_id}, did not complete; latest is run {alerted_run.run_id}\n"
+        f"note: the newest run, {later_run.run_id}, has not ended; latest is run {alerted_run.run_id}\n"
     )
     later_run.finish("completed")
     result = call(*command)

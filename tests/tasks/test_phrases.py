@@ -223,9 +223,10 @@ def test_unmeasurable_phrase_has_a_reason(run_with_phrase, use_toy_model, rewrit
     assert confirm.fn(run, plan) == 0
     reasons = {row["reason"] for row in query_rows(run, "FROM confirmations WHERE slice_kind = 'corpus'")}
     assert reasons == {
-        "got 0 measurable pairs of 18 (0 whose caption has no other words, has fewer than two foils, or is too long; "
-        "18 with unreadable images), expected at least 7; check the images and captions of the pairs, or audit a "
-        "larger corpus"
+        "got 0 measurable pairs of 18 (0 whose caption has no other words or is too long, or for which fewer than two "
+        "captions of the corpus lack the phrase; "
+        "18 with unreadable images), expected at least 7; a phrase that almost every caption has cannot be tested, "
+        "otherwise check the images and captions of the pairs"
     }
 
 
@@ -277,7 +278,7 @@ def test_truncated_caption_is_measured_as_the_model_saw_it(hand_written_run, tmp
 def test_too_short_context_is_the_reason(hand_written_run, tmp_path, use_toy_model):
     use_toy_model(1.0, 9)
     run, plan = fill(hand_written_run, tmp_path, [*[f"a film {ADDED}"] * 8, *LONG * 4], [0] * 8 + [1, 2] * 4, 9)
-    reason = r"got 0 measurable pairs of 8 \(8 whose caption has no other words, has fewer than two foils, or is too"
+    reason = r"got 0 measurable pairs of 8 \(8 whose caption has no other words or is too long"
     with pytest.raises(NotMeasurableError, match=reason):
         make_sample(run, plan, ADDED)
 

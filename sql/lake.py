@@ -275,6 +275,8 @@ def _add_missing_columns(
     connection: Connection, table: str, relation: duckdb.DuckDBPyRelation
 ) -> duckdb.DuckDBPyRelation:
     """Add the columns that a table has now, as NULL, to rows of runs of an earlier version."""
+    if set(relation.columns).issuperset(schema(table).names):
+        return relation
     known = connection.from_arrow(schema(table).empty_table())
     columns = zip(known.columns, known.types, strict=True)
     missing = [f'NULL::{kind} AS "{name}"' for name, kind in columns if name not in relation.columns]

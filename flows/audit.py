@@ -83,7 +83,8 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
     with start_engine(config.run, run, every_device) as engine:
         results = _attribute(run, config, engine, gpu_limits, stage)
         failures = [result.failure for result in results if result.failure]
-        warnings = [f"{len(failures)} of {len(results)} shards failed: {'; '.join(failures[:3])}"] if failures else []
+        shards = format_count(len(results), "shard")
+        warnings = [f"{len(failures)} of {shards} failed: {'; '.join(failures[:3])}"] if failures else []
         with stage("validate"):
             gates = validate(run)
         if gates.critical:

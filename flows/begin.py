@@ -2,7 +2,7 @@
 
 import contextlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
@@ -13,7 +13,7 @@ import sql
 from flows.config import AuditConfig, config_digest
 from flows.engines import check_engine
 from flows.provenance import code_version, environment
-from review.presentation.formatting import format_audit
+from review.presentation.formatting import format_audit, format_count
 from stores import Root
 from tasks.custom_rules import check_rules
 from tasks.errors import BadInputError, ResumeError
@@ -123,15 +123,23 @@ def _check_audit(lake: Root, facts: Mapping[str, Any]) -> None:
     """Raise BadInputError if `[audit] continues` is not the id of an audit without a name in the lake."""
     if (former := facts["audit_continues"]) is None:
         return
-    unnamed = {
-        sql.audit_id(record): format_audit(record) for record in sql.read_manifests(lake) if not record.get("audit")
-    }
-    if former not in unnamed:
-        known = "; ".join(f"{key} ({name})" for key, name in unnamed.items()) or "none"
+    records = sql.read_manifests(lake)
+    if former not in (sql.audit_id(record) for record in records if not record.get("audit")):
+        related = _list_related(records, facts)
+        known = "; ".join(f"{key} ({name})" for key, name in related.items()) or "none"
         raise BadInputError(
             f"[audit] continues: got {former!r}, expected the id of an audit without a name in {lake}, "
-            f"which has: {known}"
+            f"which has of the same corpus or model: {known}"
         )
+
+
+def _list_related(records: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the audits without a name that have the corpus or model of a run: the name in text, by id."""
+    return {
+        sql.audit_id(record): format_audit(record)
+        for record in records
+        if not record.get("audit") and (record["corpus"] == facts["corpus"] or record["model"] == facts["model"])
+    }
 
 
 def describe_history(lake: Root, record: Mapping[str, Any]) -> str | None:
@@ -147,11 +155,10 @@ def describe_history(lake: Root, record: Mapping[str, Any]) -> str | None:
         return None
     joined = sum(audits[each["run_id"]] == audits[record["run_id"]] for each in others)
     if joined:
-        return f"audit {name}: it continues {joined} earlier runs without a name"
-    unnamed = {audits[each["run_id"]]: format_audit(each) for each in others if not each.get("audit")}
-    if not unnamed:
+        return f"audit {name}: it continues {format_count(joined, 'earlier run')} without a name"
+    if not (related := _list_related(others, record)):
         return None
-    choices = "; ".join(f"{key} ({audit})" for key, audit in list(unnamed.items())[-5:])
+    choices = "; ".join(f"{key} ({audit})" for key, audit in list(related.items())[-5:])
     return (
         f"audit {name}: its history begins with this run; to continue that of runs without a name, set [audit] "
         f"continues to one of: {choices}"

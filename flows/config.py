@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 import m2ib
 import sql
 from corpora import is_url
-from stores import Root, lake_root
+from stores import DEFAULT_LAKE, Root, lake_root
 from stores.keys import SigningKey, load_key
 from tasks import settings
 from tasks.custom_rules import read_rules
@@ -129,7 +129,7 @@ class LakeConfig(settings.Section):
     """Where results are stored."""
 
     path: LakePath = Field(
-        Path("lake"),
+        DEFAULT_LAKE,
         description="Folder or URL (s3://bucket/folder) of the lake. Relative to the working directory.",
     )
     shard_size: int = Field(256, ge=1, description="Number of pairs per shard (the work of one task).")

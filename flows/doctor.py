@@ -25,15 +25,18 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateName,
 )
 from prefect.client.schemas.objects import WorkerStatus
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import PREFECT_API_URL
+from pydantic import ValidationError
 
 import m2ib
 import sql
 from flows.config import AuditConfig
 from flows.notify import FLOW_RUNS, list_open_alerts
 from flows.schedule import POOL, deployment_parameters
-from stores import LakeError, Root, ledger
+from review.presentation.formatting import format_count
+from stores import LakeError, Root, UrlError, format_command, ledger
 from tasks.errors import ResumeError
 from tasks.lake.lock import lock_run
 from tasks.lake.run import Run
@@ -53,20 +56,45 @@ class Check:
     next_step: str = ""
 
 
-def check_all(lake: Root, config: AuditConfig | None) -> Iterator[Check]:
-    """Run all checks; `config` is that of the AUDIT.toml to check, if one was given."""
-    yield from check_server()
-    yield from check_recipients(lake)
-    yield from check_lake(lake)
+@dataclass(frozen=True)
+class NextSteps:
+    """Command lines that fix what a check found, for the lake and the AUDIT.toml in use."""
+
+    lake: Root
+    audit_file: str
+
+    def command(self, *arguments: str) -> str:
+        """Return a command line for the lake."""
+        return format_command(self.lake, *arguments)
+
+    @property
+    def schedule(self) -> str:
+        """The command that schedules the AUDIT.toml."""
+        return self.command("schedule", self.audit_file, "--cron", "0 3 * * *")
+
+
+def check_all(lake: Root, config: AuditConfig | None, audit_file: Path | None, is_named: bool) -> Iterator[Check]:
+    """Run all checks.
+
+    Args:
+        lake: Folder or URL of the lake.
+        config: Configuration of the AUDIT.toml to check, if one was given.
+        audit_file: Path of this AUDIT.toml.
+        is_named: Whether the user named the lake, so that it must exist.
+    """
+    steps = NextSteps(lake, str(audit_file or "AUDIT.toml"))
+    yield from check_server(steps)
+    yield from check_recipients(steps)
+    yield from check_lake(steps, is_named)
     if config is not None:
         yield check_key(config)
-        yield from check_deployed(config)
-    yield check_disk(lake)
+        yield from check_scheduled(config, steps)
+    yield check_disk(steps)
     yield check_gpu(config)
     yield check_versions()
 
 
-def check_server() -> Iterator[Check]:
+def check_server(steps: NextSteps) -> Iterator[Check]:
     """Check the server, and the pool, the worker and the deployments that it knows."""
     url = PREFECT_API_URL.value()
     if not url:
@@ -85,21 +113,19 @@ def check_server() -> Iterator[Check]:
         yield Check(
             "server", OK if version == own else WARNING, f"{url}, Prefect {version}", _unless(version == own, different)
         )
-        yield from _check_pool(client)
-        yield from _check_deployments(client)
+        yield from _check_pool(client, steps)
+        yield from _check_deployments(client, steps)
 
 
 def _unless(is_well: bool, next_step: str) -> str:
     return "" if is_well else next_step
 
 
-def _check_pool(client: SyncPrefectClient) -> Iterator[Check]:
+def _check_pool(client: SyncPrefectClient, steps: NextSteps) -> Iterator[Check]:
     try:
         pool = client.read_work_pool(POOL)
     except ObjectNotFound:
-        yield Check(
-            "pool", WARNING, f"there is no work pool {POOL}", 'm2ib-audit schedule AUDIT.toml --cron "0 3 * * *"'
-        )
+        yield Check("pool", WARNING, f"there is no work pool {POOL}", steps.schedule)
         return
     if pool.is_paused:
         yield Check("pool", FAILURE, f"{POOL} is paused", f"prefect work-pool resume {POOL}")
@@ -112,15 +138,21 @@ def _check_pool(client: SyncPrefectClient) -> Iterator[Check]:
     yield Check("worker", OK if online else FAILURE, names or "no worker is online", _unless(bool(online), start))
 
 
-def _check_deployments(client: SyncPrefectClient) -> Iterator[Check]:
-    found = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=["audit"])), limit=100)
-    schedule = 'm2ib-audit schedule AUDIT.toml --cron "0 3 * * *"'
+def _read_deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
+    return client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=["audit"])), limit=100)
+
+
+def _is_active(deployment: DeploymentResponse) -> bool:
+    return not deployment.paused and any(each.active for each in deployment.schedules)
+
+
+def _check_deployments(client: SyncPrefectClient, steps: NextSteps) -> Iterator[Check]:
+    found = _read_deployments(client)
     if not found:
-        yield Check("deployments", WARNING, "no audit is deployed", schedule)
+        yield Check("deployments", WARNING, "no audit is deployed", steps.schedule)
     for deployment in found:
         name = f"audit/{deployment.name}"
-        active = [each for each in deployment.schedules if each.active]
-        if deployment.paused or not active:
+        if not _is_active(deployment):
             yield Check(
                 "deployments", WARNING, f"{name} is paused or has no schedule", f"prefect deployment schedule ls {name}"
             )
@@ -146,7 +178,7 @@ def _check_deployments(client: SyncPrefectClient) -> Iterator[Check]:
             yield Check("deployments", OK, f"{name}: next at {times[0]:%Y-%m-%d %H:%M} UTC")
 
 
-def check_recipients(lake: Root) -> Iterator[Check]:
+def check_recipients(steps: NextSteps) -> Iterator[Check]:
     """Check who is notified, whether their automations exist, and what was not delivered."""
     if not PREFECT_API_URL.value():
         return
@@ -158,49 +190,55 @@ def check_recipients(lake: Root) -> Iterator[Check]:
         yield Check("recipients", FAILURE, str(error), "start the server")
         return
     if not recipients:
-        step = "m2ib-audit notify --webhook URL (also needed after the server's database was lost)"
+        step = f"{steps.command('notify', '--webhook', 'URL')} (also needed after the server's database was lost)"
         yield Check("recipients", WARNING, "nobody is notified", step)
     for recipient in recipients:
         is_complete = not set(recipient.on) & set(FLOW_RUNS) or f"m2ib-audit flow runs to {recipient.block}" in names
-        step = f"m2ib-audit notify --block {recipient.block}"
+        step = steps.command("notify", "--block", recipient.block)
         missing = _unless(is_complete, ", but its automations for crashed and late runs are missing")
         yield Check(
             "recipients", OK if is_complete else WARNING, f"{recipient.block}{missing}", _unless(is_complete, step)
         )
     if old := sorted(name for name in names if name.startswith(("m2ib-audit alerts to ", "m2ib-audit runs to "))):
-        step = f"m2ib-audit notify --block {old[0].rpartition(' ')[2]}"
+        step = steps.command("notify", "--block", old[0].rpartition(" ")[2])
         yield Check("recipients", WARNING, f"automations of an earlier release: {', '.join(old)}", step)
-    with suppress(LakeError), sql.connect(lake) as connection:
+    with suppress(LakeError), sql.connect(steps.lake) as connection:
         undelivered = sql.read(connection, "FROM undelivered")
-        unsent = sum(len(rows) for _, rows in list_open_alerts(lake, None))
+        unsent = sum(len(rows) for _, rows in list_open_alerts(steps.lake, None))
         if undelivered or unsent:
-            finding = f"{len(undelivered)} messages were not delivered; {unsent} open alerts were sent to nobody"
-            yield Check(
-                "messages", WARNING, finding, "m2ib-audit notify --status; the next run of a deployment sends them"
+            finding = (
+                f"not delivered: {format_count(len(undelivered), 'message')}; "
+                f"sent to nobody: {format_count(unsent, 'open alert')}"
             )
+            step = f"{steps.command('notify', '--status')}; the next run of a deployment sends them"
+            yield Check("messages", WARNING, finding, step)
         else:
             yield Check("messages", OK, "all were delivered")
 
 
-def check_lake(lake: Root) -> Iterator[Check]:
-    """Check that the lake and its ledger can be read, and that no run was killed."""
+def check_lake(steps: NextSteps, is_named: bool) -> Iterator[Check]:
+    """Check that the lake and its ledger can be read, and that no run was killed; a lake that is named must exist."""
+    lake = steps.lake
     try:
         runs = sql.read_manifests(lake)
         records = ledger.read_records(lake)
         if not runs:
-            yield Check(
-                "lake", WARNING, f"{lake} has no runs", "m2ib-audit run AUDIT.toml, or name the lake: --lake FOLDER"
-            )
+            is_missing = isinstance(lake, Path) and not lake.is_dir()
+            result = FAILURE if is_missing and is_named else WARNING
+            finding = f"there is no folder {lake}" if is_missing else f"{lake} has no runs"
+            step = f"{steps.command('run', steps.audit_file)}, or name another lake: --lake FOLDER"
+            yield Check("lake", result, finding, step)
             return
         with sql.connect(lake):
-            yield Check("lake", OK, f"{lake}: {len(runs)} runs, {len(records)} records in the ledger")
+            counts = format_count(len(runs), "run"), format_count(len(records), "record")
+            yield Check("lake", OK, f"{lake}: {counts[0]}, {counts[1]} in the ledger")
     except LakeError as error:
-        yield Check("lake", FAILURE, str(error), "m2ib-audit verify all")
+        yield Check("lake", FAILURE, str(error), steps.command("verify", "all"))
         return
     for run in runs:
         if run["status"] == "running":
             with suppress(ResumeError, OSError), lock_run(Run(lake, run["run_id"])):  # else a process works on it
-                resume = f"m2ib-audit run AUDIT.toml --resume {run['run_id']}"
+                resume = steps.command("run", steps.audit_file, "--resume", run["run_id"])
                 yield Check("runs", WARNING, f"run {run['run_id']} was killed", resume)
 
 
@@ -218,31 +256,60 @@ def check_key(config: AuditConfig) -> Check:
     return Check("key", OK if is_private else WARNING, finding, _unless(is_private, f"chmod 600 {key}"))
 
 
-def check_deployed(config: AuditConfig) -> Iterator[Check]:
-    """Check that a deployment has the settings of the AUDIT.toml."""
+def check_scheduled(config: AuditConfig, steps: NextSteps) -> Iterator[Check]:
+    """Check that a deployment with a schedule audits what the AUDIT.toml says, with the same settings."""
     if not PREFECT_API_URL.value():
         return
-    own = deployment_parameters(config)["config"]
-    own_lake = own["lake"]["path"]
     with suppress(PrefectException, httpx.HTTPError), get_client(sync_client=True) as client:
-        found = client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=["audit"])), limit=100)
-        for deployment in found:
-            given: dict[str, Any] = deployment.parameters.get("config", {})
-            same = all(given.get(name, {}).get("path") == own[name]["path"] for name in ("corpus", "lake"))
-            if same and {**given, "lake": own_lake} != {**own, "lake": own_lake}:
-                finding = f"audit/{deployment.name} has other settings than the AUDIT.toml"
-                yield Check("deployments", WARNING, finding, "m2ib-audit schedule AUDIT.toml --cron ... again")
+        own = [each for each in _read_deployments(client) if _audits_the_same(each, config)]
+        active = [each for each in own if _is_active(each)]
+        if not active:
+            finding = f"{steps.audit_file} has no deployment with a schedule"
+            if own:
+                finding = f"{steps.audit_file}: its deployment audit/{own[0].name} is paused or has no schedule"
+            yield Check("schedule", WARNING, finding, steps.schedule)
+        for deployment in active:
+            if _settings(deployment) == _settings_of(config):
+                yield Check("schedule", OK, f"{steps.audit_file}: audit/{deployment.name}")
+            else:
+                finding = f"audit/{deployment.name} has other settings than {steps.audit_file}"
+                yield Check("schedule", WARNING, finding, f"{steps.schedule} (with the schedule that you want)")
 
 
-def check_disk(lake: Root) -> Check:
+def _audits_the_same(deployment: DeploymentResponse, config: AuditConfig) -> bool:
+    """Return whether a deployment belongs to the audit of a configuration, and writes to the same lake."""
+    try:
+        other = AuditConfig.model_validate(deployment.parameters.get("config"))
+        return other.lake.root == config.lake.root and _audit_id(other) == _audit_id(config)
+    except (ValidationError, UrlError):
+        return False
+
+
+def _audit_id(config: AuditConfig) -> str:
+    return sql.audit_id({"audit": config.audit.name, "corpus": config.corpus.place, "model": config.model.name})
+
+
+def _settings(deployment: DeploymentResponse) -> dict[str, Any]:
+    given: dict[str, Any] = deployment.parameters["config"]
+    return given | {"lake": {"path": given.get("lake", {}).get("path")}}
+
+
+def _settings_of(config: AuditConfig) -> dict[str, Any]:
+    own: dict[str, Any] = deployment_parameters(config)["config"]
+    return own | {"lake": {"path": own["lake"]["path"]}}
+
+
+def check_disk(steps: NextSteps) -> Check:
     """Check the free space of the lake's disk."""
+    lake = steps.lake
     if not isinstance(lake, Path):
         return Check("disk", OK, "the lake is in object storage")
     folder = next(path for path in (lake, *lake.resolve().parents) if path.exists())
     usage = shutil.disk_usage(folder)
     is_low = usage.free < _LOW_BYTES or usage.free < _LOW_SHARE * usage.total
     finding = f"{usage.free / 2**30:.0f} of {usage.total / 2**30:.0f} GiB are free"
-    return Check("disk", WARNING if is_low else OK, finding, _unless(not is_low, "m2ib-audit prune --older-than 180d"))
+    step = steps.command("prune", "--older-than", "180d")
+    return Check("disk", WARNING if is_low else OK, finding, _unless(not is_low, step))
 
 
 def check_gpu(config: AuditConfig | None) -> Check:

@@ -14,13 +14,13 @@ from prefect.exceptions import TerminationSignal
 
 import sql
 from review.report.html import ReportError, write_report
-from stores import Root
+from stores import Root, format_command
 from stores.keys import SigningKey
 from tasks.errors import GateError, ResumeError, ShardsError
 from tasks.lake.journal import record_report, record_run_end
 from tasks.lake.lock import lock_run
 from tasks.lake.run import REPORT, Run
-from tasks.messages import publish_outcome
+from tasks.messages import log_outcome, publish_outcome
 from tasks.notify import notify_run_end
 from tasks.progress import Stages, bar, format_seconds_per_stage
 from tasks.settings import NotifyConfig
@@ -91,6 +91,7 @@ def conclude(run: Run, signer: SigningKey | None = None) -> AuditResult:
     counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}
     result = AuditResult(run.run_id, record["status"], record["reason"], report=_write_report(run, signer), **counts)
     publish_outcome(run)
+    log_outcome(run)
     if result.status == "stopped":
         raise GateError(f"run {run.run_id} was stopped by a gate: {result.reason}", result)
     if result.status == "completed_with_errors":
@@ -120,7 +121,9 @@ def _write_report(run: Run, signer: SigningKey | None) -> "Root | None":
     try:
         written = write_report(run.lake, run.run_id)
     except (ReportError, sql.LakeError):
-        get_run_logger().exception("the report could not be written; try: m2ib-audit report %s", run.run_id)
+        get_run_logger().exception(
+            "the report could not be written; try: %s", format_command(run.lake, "report", run.run_id)
+        )
         return None
     record_report(run, REPORT, signer)
     return written

@@ -222,7 +222,7 @@ def connect(
         readable = [stores.copy_path(entry["sha256"]) for table in TABLES for entry in entries[table]]
     audits = audit_ids(records)
     _insert(connection, "runs", [_run_row(record) | {"audit_id": audits[record["run_id"]]} for record in records])
-    _define_decisions(connection, records_of_people)
+    _define_decisions(connection, lake, records_of_people)
     for name in query_names("macros"):
         connection.execute(query_text(f"macros/{name}"))
     _define_views(connection)
@@ -349,7 +349,7 @@ def _run_row(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, **record["counts"], **times, **texts}
 
 
-def _define_decisions(connection: Connection, records: Iterable[ledger.Record]) -> None:
+def _define_decisions(connection: Connection, lake: Root, records: Iterable[ledger.Record]) -> None:
     for table, kind in LEDGER_TABLES.items():
         rows: list[dict[str, Any]] = []
         which = f"a record of kind {kind}"
@@ -362,7 +362,7 @@ def _define_decisions(connection: Connection, records: Iterable[ledger.Record]) 
         except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
             raise LakeError(
                 f"ledger: {which} is damaged, or another release wrote it ({type(error).__name__}: {error}); run "
-                "m2ib-audit verify"
+                + stores.format_command(lake, "verify", "all")
             ) from error
 
 

@@ -4,8 +4,10 @@
 - `files`: atomic writes of a lake's files, and local copies of remote files for libraries that need a path
 - `ledger`: the hash chain of records about runs, reports and decisions
 - `keys`: signing keys for the records of the ledger
+- `commands`: command lines for messages that name the next step
 """
 
+from stores.commands import DEFAULT_LAKE, format_command
 from stores.files import (
     LakeError,
     copy_path,
@@ -32,6 +34,7 @@ from stores.files import (
 from stores.urls import InputError, Root, UrlError, is_url, parse_root, translate_errors
 
 __all__ = [
+    "DEFAULT_LAKE",
     "InputError",
     "LakeError",
     "Root",
@@ -41,6 +44,7 @@ __all__ = [
     "fetch",
     "fetch_all",
     "file_sha256",
+    "format_command",
     "is_file",
     "is_url",
     "lake_root",

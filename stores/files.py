@@ -326,8 +326,8 @@ def copy_path(sha256: str) -> Path:
     """
     if not _SHA256.fullmatch(sha256):
         raise LakeError(
-            f"lake: the manifest of a run lists a file with sha256 {sha256!r}, expected 64 hexadecimal digits; run "
-            "m2ib-audit verify, and restore the manifest that it reports from a backup"
+            f"lake: the manifest of a run lists a file with sha256 {sha256!r}, expected 64 hexadecimal digits; "
+            "verify the lake, and restore the manifest that is reported from a backup"
         )
     return scratch_folder() / f"{sha256}.copy"
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from stores import files
+from stores.commands import format_command
 from stores.files import LakeError
 from stores.keys import SigningKey
 from stores.urls import Root
@@ -182,7 +183,7 @@ def check_chain(record: Record, before: Record | None) -> None:
     if record.prev != expected:
         raise LedgerError(
             f"ledger: record {record.number} states {record.prev[:16]} as the sha256 of the previous record, expected "
-            f"{expected[:16]}: a record was changed; run m2ib-audit verify, and restore that record from a backup"
+            f"{expected[:16]}: a record was changed; verify the lake, and restore that record from a backup"
         )
 
 
@@ -209,7 +210,8 @@ def read_records(lake: Root) -> list[Record]:
             if number > len(records) or records[number - 1].sha256 != digest:
                 raise LedgerError(
                     f"ledger: HEAD of {lake} names record {number} with sha256 {digest[:16]}, which does not exist: "
-                    "the last records were deleted or changed; run m2ib-audit verify, and restore them from a backup"
+                    f"the last records were deleted or changed; run {format_command(lake, 'verify', 'all')}, and "
+                    "restore them from a backup"
                 )
             return records
         if len(records) <= 1:  # the first writer may have been killed between record and HEAD

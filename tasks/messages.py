@@ -33,8 +33,10 @@ from review.presentation.formatting import (
     format_alert_update,
     format_audit,
     format_count,
+    format_outcome,
     format_status,
 )
+from stores import format_command
 from tasks.execution import log_failure, run_logger
 from tasks.lake.run import Run
 
@@ -282,17 +284,12 @@ def format_summary(record: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]
 
 
 def publish_outcome(run: Run) -> None:
-    """Log what a run that has ended found, and create its Prefect artifacts: summary, alerts, link to the report."""
+    """Create the Prefect artifacts of a run that has ended: summary, alerts, link to the report."""
     with _log_failure(run, "summary"):
         record, report = run.read_manifest(), run.report_path
         with run.connect() as connection:
             history = "FROM lives WHERE run_id = $run_id AND life IS NOT NULL"
             alerts = select_notifiable(sql.read(connection, history, {"run_id": run.run_id}))
-        text = "run {}: {}, {attributions} of {pairs} pairs, errors: {errors}, alerts: {alerts}, confirmed: {confirmed}"
-        run_logger().info(text.format(run.run_id, format_status(record["status"]), **record["counts"]))
-        for line in describe_alerts(alerts, _MAX_LOGGED):
-            run_logger().info("%s", line)
-        run_logger().info("report: %s", report)
         summary = format_summary(record, alerts, report)
         create_markdown_artifact(summary, artifact_key(record, "summary"), f"run {run.run_id}")
         rows = [{column: _format_cell(row[column]) for column in _COLUMNS} for row in alerts[:_MAX_ALERTS]]
@@ -300,3 +297,21 @@ def publish_outcome(run: Run) -> None:
         # Prefect can show a file only as a link, which works on the machine that has the lake.
         link = report if "://" in report else f"file://{quote(report)}"
         create_link_artifact(link, report, artifact_key(record, "report"), f"run {run.run_id}")
+
+
+def log_outcome(run: Run) -> None:
+    """Log what a run that has ended found, and where to read more: the end of a worker's log."""
+    with log_failure("run %s: its outcome could not be logged", run.run_id, level=logging.WARNING):
+        record, about = run.read_manifest(), {"run_id": run.run_id}
+        with run.connect() as connection:
+            alerts = sql.read(connection, "FROM alerts WHERE run_id = $run_id", about)
+            history = sql.read(connection, "FROM lives WHERE run_id = $run_id AND life IS NOT NULL", about)
+        lines = [
+            format_outcome(record, alerts),
+            *([sanitize(record["reason"], 600)] if record["reason"] else []),
+            *describe_alerts(select_notifiable(history), _MAX_LOGGED),
+            f"report: {run.report_path}",
+            f"alerts: {format_command(run.lake, 'alerts', run.run_id)}",
+        ]
+        for line in lines:
+            run_logger().info("%s", line)

@@ -17,6 +17,7 @@ from prefect.events.worker import EventsWorker
 
 import sql
 from sql.row_types import AlertHistoryRow
+from stores import format_command
 from stores.keys import SigningKey
 from tasks import messages
 from tasks.execution import log_failure, run_logger
@@ -59,9 +60,18 @@ def _match_numbered_names(run: Run, previous: str) -> list[dict[str, Any]]:
         return sql.rows(connection, "derive/matching_names", run_id=run.run_id, previous=previous)
 
 
+def _settings_without_place(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run without the model and the place of the corpus, which a named audit may change."""
+    settings = {name: section for name, section in record["config"].items() if name != "model"}
+    corpus = {key: value for key, value in settings.get("corpus", {}).items() if key != "path"}
+    return settings | {"corpus": corpus}
+
+
 def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> list[AlertHistoryRow]:
     names = _match_numbered_names(run, previous) if previous else []
     record = run.read_manifest()
+    own = _settings_without_place(record)
+    earlier = sql.read_manifests(run.lake) if previous else []
     parameters = {
         "run_id": run.run_id,
         "previous": previous,
@@ -72,6 +82,7 @@ def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> li
         "digests": list(record["rules"].values()),
         "failed_rules": record.get("failed_rules") or [],
         "failed_detectors": record.get("failed_detectors") or [],
+        "same_settings": [each["run_id"] for each in earlier if _settings_without_place(each) == own],
     }
     with sql.connect(run.lake, run.run_id, [previous] if previous else []) as connection:
         return cast("list[AlertHistoryRow]", sql.rows(connection, "derive/alert_history", **parameters))
@@ -145,7 +156,8 @@ def notify_run_end(run: Run, settings: NotifyConfig, signer: SigningKey | None =
     resumed late or re-flags an old run: its alerts are outdated. A failure is logged, so that the audit's own error is
     not hidden.
     """
-    with log_failure("run %s: nobody could be notified; list its alerts with: m2ib-audit alerts", run.run_id):
+    command = format_command(run.lake, "alerts", run.run_id)
+    with log_failure("run %s: nobody could be notified; list its alerts with: %s", run.run_id, command):
         outbox = Outbox(run, settings)
         events = _list_events(run, settings, {row["life_id"] for row in outbox.never_notified})
         if is_enabled(settings):

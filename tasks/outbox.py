@@ -34,8 +34,8 @@ def deliver(block: str, events: Sequence[Event]) -> list[str | None]:
     reasons = recipients.deliver(block, [(event.subject, event.body) for event in events])
     if failed := [reason for reason in reasons if reason is not None]:
         run_logger().warning(
-            "%d of %d messages were not delivered to %s (%s); the next run tries again; see: m2ib-audit notify "
-            "--status", len(failed), len(events), block, ", ".join(Counter(failed)),
+            "%d of %s not delivered to %s (%s); the next run tries again", len(failed),
+            format_count(len(events), "message"), block, ", ".join(Counter(failed)),
         )  # fmt: skip
     elif events:
         run_logger().info("delivered to %s: %s", block, format_count(len(events), "message"))

@@ -18,7 +18,7 @@ import sql
 from flows import START
 from flows.commands import output
 from flows.server import start_server
-from stores import Root
+from stores import Root, format_command
 
 NotifyOption = Annotated[
     bool, typer.Option("--notify", help="Notify the recipients that `notify` has set up, as runs of deployments do.")
@@ -52,7 +52,7 @@ def demo(
     config = parse(
         {"corpus": {"path": corpus}, "model": {"architecture": model}, "lake": {"path": lake}}, "m2ib-audit demo"
     )
-    exit_unless_complete(run_audit(config, None, as_json, verbose, lambda _: "to audit again, run the command again"))
+    exit_unless_complete(run_audit(config, None, as_json, verbose, lambda _: "run the command again"))
 
 
 def run(
@@ -94,6 +94,8 @@ def reflag(
     Exit codes are those of `run`.
     """
     config = _with_notifications(output.load_config(audit_file, lake), notify, verbose)
+    # `latest` is the latest run of the file's audit.
+    chosen = run_id if run_id == "latest" else output.choose_run(config.lake.root, run_id, complete=True)
 
     def work() -> Any:
         prepare_prefect(verbose)
@@ -102,7 +104,7 @@ def reflag(
             from flows.reflag import reflag as reflag_flow
 
         names = {"audit": config.audit.name, "corpus": config.corpus.place, "model": config.model.name}
-        earlier = complete_run(config.lake.root, run_id, sql.audit_id(names))
+        earlier = complete_run(config.lake.root, chosen, sql.audit_id(names))
         check_unchanged(earlier, config)
         return reflag_flow(
             config.lake.path, earlier["run_id"], config.alerts, config.phrases, config.notify, config.ledger
@@ -194,21 +196,23 @@ def _run_flow(flow: Callable[[], Any], lake: Root, explain_interrupt: Callable[[
 
 
 def _print_result(result: Any, lake: Root, as_json: bool) -> None:
+    from review.presentation.formatting import format_outcome
     from tasks.progress import format_seconds_per_stage
 
-    output.say(
-        f"run {result.run_id} {result.status}: {result.attributions} of {result.pairs} pairs attributed, "
-        f"{result.errors} error rows, {result.alerts} alerts ({result.confirmed} confirmed)"
-    )
+    found = read_alerts(lake, result.run_id)[0]
+    (record,) = sql.read_manifests(lake, result.run_id)
+    output.say(format_outcome(record, found))
     if result.reason:
         output.say(f"  {result.reason}")
-    _print_alerts(read_alerts(lake, result.run_id)[0])
+    _print_alerts(lake, found)
     for sentence in _self_audit(lake, result.run_id):
         output.say(f"self-audit: {sentence}")
     output.say(f"report: {result.report}")
+    if result.errors:
+        reasons = "SELECT reason, count(*) AS n FROM ingest_errors GROUP BY reason"
+        output.note(f"reasons of error rows: {format_command(lake, 'sql', reasons)}")
     for line in _describe_deliveries(lake, result.run_id):
         output.note(line)
-    (record,) = sql.read_manifests(lake, result.run_id)
     if seconds := record.get("stage_seconds"):
         output.note(f"time: {format_seconds_per_stage(seconds)}")
     if as_json:
@@ -217,12 +221,15 @@ def _print_result(result: Any, lake: Root, as_json: bool) -> None:
 
 
 def _describe_deliveries(lake: Root, run_id: str) -> list[str]:
-    """Describe how many messages of a run each recipient got, one line for each."""
-    with sql.connect(lake, run_id, with_decisions=True) as connection:
+    """Describe how many messages each recipient was sent during a run, one line for each."""
+    from review.presentation.formatting import format_count
+
+    with sql.connect(lake) as connection:
         rows = sql.rows(connection, "review/deliveries_of_run", run_id=run_id)
+    status = format_command(lake, "notify", "--status")
     return [
-        f"{row['recipient']}: {row['delivered']} of {row['messages']} messages delivered"
-        + (f" ({row['reason']}); the next run tries again, see m2ib-audit notify --status" if row["reason"] else "")
+        f"{row['recipient']}: {format_count(row['delivered'], 'message')} delivered"
+        + (f", {row['failed']} not ({row['reason']}); the next run tries again; see: {status}" if row["failed"] else "")
         for row in rows
     ]
 
@@ -234,7 +241,7 @@ def exit_unless_complete(result: Any, alerts: output.Exit = output.Exit.OK) -> N
         raise typer.Exit(exit_code)
 
 
-def _print_alerts(found: list[dict[str, Any]], everything: bool = False) -> None:
+def _print_alerts(lake: Root, found: list[dict[str, Any]], everything: bool = False) -> None:
     """Print the independent alerts of a run, strongest first, and `everything`: also those that they explain."""
     from review.presentation import formatting
 
@@ -255,8 +262,11 @@ def _print_alerts(found: list[dict[str, Any]], everything: bool = False) -> None
         output.say_wrapped(formatting.format_figures(alert), indent=6)
         output.say_wrapped(formatting.format_test(alert), indent=6)
         if followers := explained[alert["rule"], alert["region"], alert["slice"]]:
-            number = formatting.format_count(followers, "other alert")
-            output.say_wrapped(f"it explains {number}{'' if everything else ', listed with alerts --all'}", indent=6)
+            output.say_wrapped(f"it explains {formatting.format_count(followers, 'other alert')}", indent=6)
+    hidden = sum(alert["explained_by"] is not None for alert in found)
+    if hidden and not everything:
+        command = format_command(lake, "alerts", found[0]["run_id"], "--all")
+        output.note(f"to list {formatting.format_count(hidden, 'explained alert')} too: {command}")
 
 
 def _self_audit(lake: Root, run_id: str) -> list[str]:
@@ -267,7 +277,9 @@ def _self_audit(lake: Root, run_id: str) -> list[str]:
 
 
 def alerts(
-    run_id: Annotated[str, typer.Option("--run", help="Run id, `latest`, an audit's name, or `all`.")] = "latest",
+    run_id: Annotated[
+        str, typer.Argument(metavar="[RUN_ID]", help="Id of a run, `latest`, an audit's name, or `all`.")
+    ] = "latest",
     since: Annotated[
         str | None,
         typer.Option(metavar="7d|DATE|RUN_ID", help="Show the history of each alert over the runs since then."),
@@ -280,7 +292,7 @@ def alerts(
 
     With --json all alerts are listed.
     """
-    from review.presentation.formatting import format_count
+    from review.presentation.formatting import format_alert_count
 
     if since is not None:
         with sql.connect(lake) as connection:
@@ -301,26 +313,29 @@ def alerts(
         return
     for audited, rows in groupby(found, key=itemgetter("run_id")):
         alerts_of_run = list(rows)
-        leaders = sum(row["explained_by"] is None for row in alerts_of_run)
-        output.say_wrapped(f"run {audited}: {leaders} of {format_count(len(alerts_of_run), 'alert')} are independent")
-        _print_alerts(alerts_of_run, everything)
+        output.say_wrapped(f"run {audited}: {format_alert_count(alerts_of_run)}")
+        _print_alerts(lake, alerts_of_run, everything)
         for sentence in _self_audit(lake, audited):
             output.say_wrapped(f"self-audit: {sentence}")
 
 
 def read_alerts(lake: Root, run_id: str) -> tuple[list[dict[str, Any]], str]:
-    """Return the alerts of a run (an id, `latest` or `all`), and a description of the runs that were read."""
+    """Return the alerts of a run (an id, `latest`, an audit or `all`), and a description of the runs that were read."""
+    from review.presentation.formatting import format_count
+
     run_id = output.choose_run(lake, run_id, complete=True)
     with sql.connect(lake) as connection:
         runs = sql.read(connection, "SELECT run_id, status, reason FROM runs ORDER BY run_id DESC")
         known = [row["run_id"] for row in runs if row["status"] != "pruned"]
         complete = sum(map(sql.is_complete, runs))
         if gone := [row["reason"] for row in runs if row["run_id"] == run_id and row["status"] == "pruned"]:
-            output.fail(f"--run: run {run_id} was pruned ({gone[0]}); for its alerts see alerts --since")
+            history = format_command(lake, "alerts", "--since", run_id)
+            output.fail(f"alerts: run {run_id} was pruned ({gone[0]}); for the history of its alerts: {history}")
         if run_id not in ("all", *known):
             newest = ", ".join(known[:5]) or "none"
-            output.fail(f"--run: got {run_id!r}, expected latest, all, or a run of {lake}, newest: {newest}")
-        which = f"all {len(runs)} runs, {complete} of them complete," if run_id == "all" else f"run {run_id}"
+            output.fail(f"alerts: got {run_id!r}, expected latest, all, or a run of {lake}, newest: {newest}")
+        count = format_count(len(runs), "run")
+        which = f"{count}, {complete} of them complete," if run_id == "all" else f"run {run_id}"
         return sql.rows(connection, "review/alerts", run_id=run_id), which
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands import output
-from stores import Root
+from stores import Root, format_command
 
 
 def erase(
@@ -41,13 +41,13 @@ def erase(
     from tasks.lake.plan_erasure import plan_erasure
     from tasks.progress import bar
 
-    plan = load_plan(lake)
+    plan, resume_command = load_plan(lake), format_command(lake, "erase", "--resume")
     if resume == bool(pair or where or word or reason):
         output.fail("erase: expected --pair or --where with --reason, or --resume alone")
     if resume and plan is None:
         output.fail(f"erase: no erasure of {lake} was interrupted; nothing is left to do")
     if not resume and plan is not None:
-        output.fail(f"erase: an erasure of {lake} was interrupted; complete it first: m2ib-audit erase --resume")
+        output.fail(f"erase: an erasure of {lake} was interrupted; complete it first: {resume_command}")
     incomplete = False
     if plan is None:
         if not (pair or where) or reason is None:
@@ -61,7 +61,7 @@ def erase(
             typer.confirm("Erase this? It cannot be undone.", abort=True, err=True)
     changed = _erase(lake, plan, key)
     counts = format_count(len(plan.pairs), "pair"), format_count(len(changed), "run")
-    output.say(f"erased: {counts[0]} from {counts[1]}; check the lake: m2ib-audit verify all")
+    output.say(f"erased: {counts[0]} from {counts[1]}; check the lake: {format_command(lake, 'verify', 'all')}")
     if as_json:
         files = sorted(plan.files)
         output.print_json({"pairs": len(plan.pairs), "runs": changed, "files": files, "complete": not incomplete})
@@ -71,6 +71,8 @@ def erase(
 
 def _print_preview(plan: Any, preview: Any) -> bool:
     """Print what would be erased, and return whether something cannot be erased."""
+    from review.presentation.formatting import format_count
+
     output.print_table(
         [
             {
@@ -83,10 +85,12 @@ def _print_preview(plan: Any, preview: Any) -> bool:
             for run_id, rows in preview.rows.items()
         ]
     )
+    rewritten = {f"runs/{run_id}/report.html" for run_id in _list_html_reports(plan)}
     for label, names in (
         ("slices and regions that only these pairs have", preview.names),
         ("records of the ledger whose text is deleted", preview.records),
-        ("files to delete", sorted(plan.files)),
+        ("reports to write again", [path for path in sorted(plan.files) if path in rewritten]),
+        ("files to delete", [path for path in sorted(plan.files) if path not in rewritten]),
     ):
         if names:
             output.say(f"{label}: {_shorten(names)}")
@@ -99,7 +103,8 @@ def _print_preview(plan: Any, preview: Any) -> bool:
                 "remove them from the corpus first"
             )
     if preview.same_images:
-        output.note(f"warning: {preview.same_images} other pairs have the same images, and are kept")
+        others = format_count(preview.same_images, "other pair")
+        output.note(f"warning: with the same images, and kept: {others}")
     if preview.unsearched:
         output.note(f"warning: these files cannot be searched, check them: {_shorten(preview.unsearched)}")
     if preview.kept_records:
@@ -108,6 +113,11 @@ def _print_preview(plan: Any, preview: Any) -> bool:
             "that stored texts in the chain; their texts identify the person, and cannot be erased (docs/hospital.md)"
         )
     return bool(preview.kept_records)
+
+
+def _list_html_reports(plan: Any) -> list[str]:
+    """Return the runs whose HTML report is deleted, and written again without the pairs."""
+    return [path.split("/")[1] for path in plan.files if path.startswith("runs/") and path.endswith("/report.html")]
 
 
 def _shorten(names: list[Any]) -> str:
@@ -121,18 +131,15 @@ def _erase(lake: Root, plan: Any, key: Any) -> list[str]:
     from tasks.lake.erase import erase as erase_pairs
     from tasks.progress import track
 
-    with output.exit_on_error(next_step="run: m2ib-audit erase --resume"):
+    with output.exit_on_error(next_step=f"run: {format_command(lake, 'erase', '--resume')}"):
         changed = list(track(erase_pairs(lake, plan, key), description="erasing"))
-        reports = [
-            path.split("/")[1] for path in plan.files if path.startswith("runs/") and path.endswith("/report.html")
-        ]
-        for run_id in track(reports, description="writing reports again"):
+        for run_id in track(_list_html_reports(plan), description="writing reports again"):
             try:
                 write_report(lake, run_id, by="m2ib-audit erase", signer=key)
             except ReportError as error:
                 output.note(f"m2ib-audit: {error}")
     for path in sorted(plan.files):
         if path.startswith("runs/") and path.endswith(".pdf"):
-            run_id = path.split("/")[1]
-            output.note(f"deleted: {path}; to write it again: m2ib-audit report {run_id} --pdf")
+            command = format_command(lake, "report", path.split("/")[1], "--pdf")
+            output.note(f"deleted: {path}; to write it again: {command}")
     return changed

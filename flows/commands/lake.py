@@ -8,7 +8,7 @@ import typer
 
 import sql
 from flows.commands import output
-from stores import Root
+from stores import Root, format_command
 
 
 def query(
@@ -30,7 +30,7 @@ def query(
 def try_rule(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="SQL file of the rule; see docs/rules.md.")],
     run_id: Annotated[
-        str, typer.Option("--run", help="Id of a complete run, `latest`, or an audit's name.")
+        str, typer.Argument(metavar="[RUN_ID]", help="Id of a complete run, `latest`, or an audit's name.")
     ] = "latest",
     lake: output.LakeOption = output.LAKE,
     as_json: output.JsonOption = False,
@@ -39,6 +39,7 @@ def try_rule(
 
     $run_id, $factor and $min_pairs are those of the run.
     """
+    from review.presentation.formatting import format_count
     from tasks.custom_rules import COLUMNS, check_rules, evaluate_rule, read_rule
 
     text = read_rule(file)
@@ -47,13 +48,13 @@ def try_rule(
     record = complete.get(output.choose_run(lake, run_id, complete=True))
     if record is None:
         newest = ", ".join(list(complete)[:-6:-1]) or "none"
-        output.fail(f"--run: got {run_id!r}, expected latest, or a complete run of {lake}, newest: {newest}")
+        output.fail(f"rule try: got {run_id!r}, expected latest, or a complete run of {lake}, newest: {newest}")
     thresholds = {key: record["config"]["alerts"][key] for key in ("factor", "min_pairs")}
     with sql.connect(lake, record["run_id"]) as connection:
         rows = evaluate_rule(connection, file.stem, text, {"run_id": record["run_id"], **thresholds})
     output.print_rows("rows", [{key: row[key] for key in COLUMNS} for row in rows], as_json)
     bound = ", ".join(f"{key} {value}" for key, value in thresholds.items())
-    output.note(f"rule {file.stem}: {len(rows)} finding(s) on run {record['run_id']} with {bound}")
+    output.note(f"rule {file.stem}: {format_count(len(rows), 'finding')} on run {record['run_id']} with {bound}")
 
 
 def prune(
@@ -78,7 +79,7 @@ def prune(
     age = None if older_than is None else output.parse_age(older_than)
     if older_than is not None and age is None:
         output.fail(f"--older-than: got {older_than!r}, expected hours, days or weeks, such as 36h, 180d or 4w")
-    from review.presentation.formatting import format_bytes
+    from review.presentation.formatting import format_bytes, format_count
     from tasks.lake.prune import RetentionPolicy, plan_pruning, prune_run
 
     with output.exit_on_error(next_step="prune again"):
@@ -102,7 +103,7 @@ def prune(
     pruned = [fate for fate in fates if fate.pruned and refusals[fate.run_id] is None]
     freed = sum(fate.bytes or 0 for fate in pruned)
     files = sum(fate.files or 0 for fate in pruned)
-    text = f"{len(pruned)} of {len(fates)} runs, {files} files, {format_bytes(freed)}"
+    text = f"{len(pruned)} of {format_count(len(fates), 'run')}, {format_count(files, 'file')}, {format_bytes(freed)}"
     output.say(f"pruned: {text}" if yes else f"would be pruned: {text}; nothing was deleted; to delete, add --yes")
     if as_json:
         rows = [dataclasses.asdict(fate) | {"kept_after_all": refusals.get(fate.run_id)} for fate in fates]
@@ -153,7 +154,10 @@ def compact(
 
 def verify(
     run_id: Annotated[
-        str | None, typer.Argument(metavar="[RUN_ID]", help="Run id, `latest`, or `all`; optional with --report.")
+        str | None,
+        typer.Argument(
+            metavar="[RUN_ID]", help="Id of a run, `latest`, an audit's name, or `all`; optional with --report."
+        ),
     ] = None,
     head: Annotated[
         str | None, typer.Option(metavar="SHA256", help="Noted sha256 of a ledger record, which must still exist.")
@@ -175,6 +179,8 @@ def verify(
     from stores.keys import load_public_key
     from tasks.progress import bar
 
+    if run_id not in (None, "latest", "all"):  # these two also verify a lake whose manifests cannot be read
+        run_id = output.choose_run(lake, run_id)
     verdict = None
     with bar("verifying"), output.exit_on_error(output.Exit.FAILURE, "verify again"):
         answer: dict[str, Any] = {} if report_file is None else _verify_report(lake, report_file)
@@ -241,9 +247,10 @@ def adopt(
         output.say(f"adopted: {name}")
     output.say(f"runs recorded: {len(adopted)}; the others are in the ledger already, or have not ended")
     for name in left:
+        commands = format_command(lake, "verify", name), format_command(lake, "adopt", name)
         output.note(
             f"adopt: run {name} was not recorded: the ledger should have its record, but has none; check it with "
-            f"m2ib-audit verify {name}, and if it can be trusted, run: m2ib-audit adopt {name}"
+            f"{commands[0]}, and if it can be trusted, run: {commands[1]}"
         )
     if as_json:
         output.print_json({"adopted": adopted, "left": left})

@@ -8,7 +8,7 @@ import sql
 from flows.commands import output
 from flows.commands.audits import prepare_prefect
 from review.presentation.formatting import format_alert_update, format_count
-from stores import Root
+from stores import Root, format_command
 
 
 def notify(
@@ -132,13 +132,13 @@ def _offer_backlog(name: str, lake: Root, send: bool, answer: dict[str, Any]) ->
     if not count:
         output.say(f"{lake} has no open alert that {recipient.block} has not got")
     elif not send:
-        output.say(
-            f"{format_count(count, 'alert')} of {lake} are open and were not sent to it; to send them: --backlog"
-        )
+        command = format_command(lake, "notify", "--block", recipient.block, "--backlog")
+        output.say(f"{lake} has {format_count(count, 'open alert')} not sent to it; to send: {command}")
     else:
         answer["delivered"], reason = send_backlog(recipient, waiting)
         output.say(
-            f"{format_count(answer['delivered'], 'alert')} of {count} delivered" + (f": {reason}" if reason else "")
+            f"delivered: {answer['delivered']} of {format_count(count, 'open alert')}"
+            + (f" ({reason})" if reason else "")
         )
     return reason
 
@@ -153,11 +153,12 @@ def _print_status(lake: Root, as_json: bool) -> None:
         delivered = {row["recipient"]: row for row in sql.rows(connection, "review/deliveries_by_recipient")}
         failed = sql.rows(connection, "review/undelivered_messages")
     unsent = [(run.run_id, row) for run, rows in list_open_alerts(lake, None) for row in rows]
+    nothing = {"delivered": 0, "last_delivered": None, "not_delivered": 0}
     rows = [
         {
             "recipient": each.block,
             "gets": ", ".join(each.on) + (" (confirmed alerts only)" if each.confirmed else ""),
-            **{key: delivered.get(each.block, {}).get(key) for key in ("delivered", "last_delivered", "not_delivered")},
+            **{key: delivered.get(each.block, nothing)[key] for key in nothing},
         }
         for each in recipients
     ]
@@ -165,10 +166,14 @@ def _print_status(lake: Root, as_json: bool) -> None:
         alerts = [{"run_id": run_id, "life_id": row["life_id"]} for run_id, row in unsent]
         output.print_json({"recipients": rows, "undelivered": failed, "sent_to_nobody": alerts})
         return
-    if rows:
-        output.print_table(rows)
-    else:
-        output.say("nobody is notified; to change this: m2ib-audit notify --webhook URL")
+    for row in rows:
+        output.say(row["recipient"])
+        output.say_wrapped(f"gets: {row['gets']}", indent=2)
+        last = "" if row["last_delivered"] is None else f", the last at {row['last_delivered']:%Y-%m-%d %H:%M} UTC"
+        counts = f"{format_count(row['delivered'], 'message')} delivered{last}; {row['not_delivered']} not delivered"
+        output.say_wrapped(counts, indent=2)
+    if not rows:
+        output.say(f"nobody is notified; to change this: {format_command(lake, 'notify', '--webhook', 'URL')}")
     for row in failed:
         about = row["event"].rpartition(".")[2] + (f", {row['region']}" if row["region"] else "")
         attempts = f"{format_count(row['attempts'], 'attempt')}, last at {row['last_tried']:%Y-%m-%d %H:%M} UTC"
@@ -177,7 +182,7 @@ def _print_status(lake: Root, as_json: bool) -> None:
         output.say("the next run of a deployment tries again, for a week")
     if unsent:
         output.say(
-            f"{format_count(len(unsent), 'open alert')} sent to nobody; the next run of a deployment sends them:"
+            f"sent to nobody: {format_count(len(unsent), 'open alert')}; the next run of a deployment sends them:"
         )
         for run_id, row in unsent:
             output.say(f"  run {run_id}: {format_alert_update(row)}")

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,16 +33,21 @@ def runs(
                 "took": _duration(row["started_at"], row["finished_at"]),
                 "pairs": f"{row['attributions']} of {row['pairs']}",
                 "errors": row["errors"],
-                "confirmed": row["own_confirmed"],
-                "suspected": row["own_suspected"],
+                "alerts": row["alerts"],
+                "independent": _independent(row),
             }
             for row in found
         ]
     )
-    output.note("alerts are counted without those that others explain")
     reasons = [f"{row['run_id']}: {row['reason']}" for row in found if row["reason"]]
     for line in reasons[:5]:
         output.say(line)
+
+
+def _independent(row: dict[str, Any]) -> str:
+    """Format the number of a run's independent alerts by state."""
+    counts = {state: row[f"own_{state}"] for state in ("confirmed", "suspected")}
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "0"
 
 
 def _duration(start: datetime, end: datetime | None) -> str:
@@ -84,7 +89,7 @@ def schedule(
 
 def doctor(
     audit_file: Annotated[
-        Path | None, typer.Argument(metavar="[AUDIT.toml]", help="Also check its key and its deployment.")
+        Path | None, typer.Argument(metavar="[AUDIT.toml]", help="Also check its key, and that it is scheduled.")
     ] = None,
     lake: output.OtherLakeOption = None,
     as_json: output.JsonOption = False,
@@ -99,7 +104,7 @@ def doctor(
     from flows.doctor import FAILURE, OK, check_all
 
     checks = []
-    for check in check_all(root, config):
+    for check in check_all(root, config, audit_file, lake is not None):
         checks.append(check)
         if not as_json:
             output.say(f"{check.result:8} {check.name}: {check.finding}")

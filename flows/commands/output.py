@@ -18,7 +18,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import sql
-from stores import InputError, Root, UrlError, lake_root
+from stores import DEFAULT_LAKE, InputError, Root, UrlError, lake_root
 from stores.keys import load_key
 from tasks.errors import AuditError
 
@@ -121,7 +121,7 @@ LakeOption = Annotated[
     Any,  # a Root, whose type is not known at run time
     typer.Option("--lake", parser=parse_lake, metavar="FOLDER|URL", help="Folder of the lake, or s3://bucket/folder."),
 ]
-LAKE = Path("lake")
+LAKE = DEFAULT_LAKE
 """Default of `LakeOption`."""
 KeyOption = Annotated[
     Any,

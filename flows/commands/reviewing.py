@@ -10,7 +10,9 @@ from flows.commands import output
 
 
 def report(
-    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="Id of a run, or `latest`, complete or not.")],
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN_ID", help="Id of a run, `latest`, or an audit's name; complete or not.")
+    ],
     pdf: Annotated[bool, typer.Option("--pdf", help="Write a PDF to sign and file, instead of HTML.")] = False,
     out: Annotated[Path | None, typer.Option(help="File to write; default: in the run's folder.")] = None,
     fonts: Annotated[

@@ -320,7 +320,8 @@ def _load_history(lake: Root, run_id: str, alert_id: str) -> dict[str, Any]:
         rows = sql.rows(connection, "review/alert_history_of_run", run_id=run_id, alert_id=alert_id)
     if not rows:
         raise DecisionError(
-            f"alert: got {alert_id!r}, expected an alert of run {run_id}; see m2ib-audit alerts --run {run_id}"
+            f"alert: got {alert_id!r}, expected an alert of run {run_id}; list them with: "
+            + stores.format_command(lake, "alerts", run_id)
         )
     return rows[0]
 

@@ -113,16 +113,17 @@ def verify(lake: Root, run_id: str | None, public: PublicKey | None = None, head
         if f"runs/{each}" not in links:
             _RunVerifier(lake, each, files[each], records, result).verify()
     if run_id == "all":
-        _verify_others(sizes, files, result)
+        _verify_others(lake, sizes, files, result)
     return result
 
 
-def _verify_others(sizes: Mapping[str, int], runs: Iterable[str], result: VerifyResult) -> None:
+def _verify_others(lake: Root, sizes: Mapping[str, int], runs: Iterable[str], result: VerifyResult) -> None:
     """Report files that belong neither to the ledger nor to a run."""
     expected = (f"{ledger.FOLDER}/", *(f"runs/{each}/" for each in runs))
+    resume = stores.format_command(lake, "erase", "--resume")
     for name in sizes:
         if name == _ERASURE:
-            result.notes.append(f"{name}: an erasure is not complete; complete it with m2ib-audit erase --resume")
+            result.notes.append(f"{name}: an erasure is not complete; complete it with: {resume}")
         elif not name.startswith(expected):
             result.add(name, "is not listed in any manifest")
 
@@ -361,7 +362,7 @@ class _RunVerifier:
         self._verify_files(listed | earlier)
         self._verify_reviews({digest, *(entry["sha256"] for entry in entries)})
         self._verify_reports(manifest)
-        self._verify_unlisted({_MANIFEST, *listed, *earlier}, earlier, digest)
+        self._verify_unlisted({_MANIFEST, *listed, *earlier}, earlier, digest, manifest["status"] == "running")
 
     def _add(self, name: str, description: str) -> None:
         self.result.add(self.prefix + name, description)
@@ -374,7 +375,7 @@ class _RunVerifier:
         status = manifest["status"]
         if not self.ends:
             if status == "running":
-                self._note("", "has not ended, so it has no record yet")
+                self._note("", "is running, or its process was killed; it has no record yet")
             elif manifest.get("chained"):
                 self._add(
                     _MANIFEST,
@@ -454,33 +455,43 @@ class _RunVerifier:
                 self._note(name, _NOT_CHAINED)
         for path in {body["path"] for body in recorded if isinstance(body.get("path"), str)}:
             name = path.removeprefix(self.prefix)
+            command = stores.format_command(
+                self.lake, "report", self.run_id, *(["--pdf"] if name.endswith(".pdf") else [])
+            )
             is_explained = manifest["status"] == sql.PRUNED or path in self.erased
             if path.startswith(self.prefix) and name not in self.files and not is_explained:
-                self._add(name, "is missing; m2ib-audit report writes it again")
+                self._add(name, f"is missing; to write it again: {command}")
 
-    def _verify_unlisted(self, known: set[str], earlier: Mapping[str, str], digest: str) -> None:
+    def _verify_unlisted(self, known: set[str], earlier: Mapping[str, str], digest: str, is_running: bool) -> None:
         """Report files in the folder of the run that its manifest, which has this sha256, does not list."""
         replaced: set[str] = set()
         for _, data in stores.read_all(self.lake / self.prefix / name for name in earlier):
             if ledger.sha256(data) in earlier.values():
                 replaced |= {entry["path"].removeprefix(self.prefix) for entry in json.loads(data)["files"]}
+        unfinished = 0
         for name in sorted(set(self.files) - known):
             if name == "lock.json" or _REPORT.fullmatch(name):
                 continue
-            if _TEMPORARY.fullmatch(name):
-                origin = "incomplete file of a killed process"
-            elif name == f"manifest-{digest[:16]}.json" and self._sha256(name) == digest:
-                origin = "copy of the manifest, of an interrupted compaction, pruning or erasure"
-            elif name in replaced:
-                origin = "left over from before the run was compacted or pruned"
-                if self.prefix + name in self.erased:
-                    origin = "left over from an erasure that is not complete: repeat it"
-            elif _SHARD.fullmatch(name):
-                origin = "of an interrupted attempt, for --resume"
+            if is_running and _SHARD.fullmatch(name) and name not in replaced:
+                unfinished += 1
+            elif origin := self._explain_unlisted(name, replaced, digest):
+                self._note(name, f"{origin}; no result depends on it")
             else:
                 self._add(name, "is not listed in the manifest of the run")
-                continue
-            self._note(name, f"{origin}; no result depends on it")
+        if unfinished:
+            self._note("", f"{format_count(unfinished, 'file')} of stages that have not ended")
+
+    def _explain_unlisted(self, name: str, replaced: set[str], digest: str) -> str | None:
+        """Return where a file comes from that the manifest, which has this sha256, does not list; None if unknown."""
+        if _TEMPORARY.fullmatch(name):
+            return "incomplete file of a killed process"
+        if name == f"manifest-{digest[:16]}.json" and self._sha256(name) == digest:
+            return "copy of the manifest, of an interrupted compaction, pruning or erasure"
+        if name in replaced and self.prefix + name in self.erased:
+            return "left over from an erasure that is not complete: repeat it"
+        if name in replaced:
+            return "left over from before the run was compacted or pruned"
+        return "of an interrupted attempt, for --resume" if _SHARD.fullmatch(name) else None
 
 
 def _parse_manifest(data: bytes, run_id: str) -> dict[str, Any] | None:
@@ -524,7 +535,8 @@ def find_written_report(lake: Root, data: bytes) -> WrittenReport:
     if record is None:
         raise VerifyError(
             f"report: got a file with sha256 {digest}, expected a report that the ledger of {lake} lists. The file was "
-            "changed, or comes from another lake. Write the report again with m2ib-audit report."
+            "changed, or comes from another lake. Write the report of the run again with: "
+            + stores.format_command(lake, "report", "RUN_ID")
         )
     run_id = record.body["run_id"]
     life_ids = _list_life_ids(lake, run_id, records)

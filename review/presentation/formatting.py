@@ -137,6 +137,26 @@ def format_alert(alert: Mapping[str, Any], escape: Escape = _isolate_line) -> st
     return f"{verb} {region} {format_slice(alert['slice_kind'], alert['slice'], escape)}"
 
 
+def format_alert_count(alerts: Sequence[Mapping[str, Any]]) -> str:
+    """Format the number of a run's alerts, such as "8 alerts, 2 of them independent (1 confirmed, 1 suspected)"."""
+    independent = [alert["state"] for alert in alerts if alert["explained_by"] is None]
+    states = [f"{independent.count(state)} {state}" for state in ("confirmed", "suspected") if state in independent]
+    text = format_count(len(alerts), "alert") if alerts else "no alerts"
+    if len(alerts) > 1:
+        text += f", {len(independent)} of them independent"
+    return text + (f" ({', '.join(states)})" if states else "")
+
+
+def format_outcome(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]]) -> str:
+    """Format how a run ended and what it found, as one line; `alerts` are all alerts of the run."""
+    counts = manifest["counts"]
+    return (
+        f"run {manifest['run_id']} {format_status(manifest['status'])}: {counts['attributions']:,} of "
+        f"{format_count(counts['pairs'], 'pair')} attributed, {format_count(counts['errors'], 'error row')}, "
+        f"{format_alert_count(alerts)}"
+    )
+
+
 def format_state(alert: Mapping[str, Any]) -> str:
     """Format the state of an alert with its severity, such as "confirmed, high severity"."""
     return f"{alert['state']}, {alert['severity']} severity" if alert["severity"] else str(alert["state"])
@@ -252,10 +272,12 @@ def format_self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     sentences += [_format_synthetic_tag(trial) for trial in trials if trial["kind"] == "tag"]
     if random := [trial for trial in trials if trial["kind"] == "random"]:
         confirmed = sum(trial["confirmed"] for trial in random)
+        missing = (random[0].get("planned") or 0) - len(random)
+        left_out = f"; {missing} more could not be tested: too few of their pairs have foils and room for controls"
         sentences.append(
             f"of {format_count(len(random), 'random region')} of that size in random slices, {confirmed or 'none'} "
             f"{'was' if confirmed == 1 else 'were'} confirmed; such a region may cover what the caption names, so this "
-            "is an upper estimate of false alarms"
+            f"is an upper estimate of false alarms{left_out if missing > 0 else ''}"
         )
     return sentences
 

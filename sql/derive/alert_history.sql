@@ -1,7 +1,8 @@
 -- Status of the alerts that a run raised, and of those that were open before it.
 -- Grain: alert, over the runs of one audit. Parameters: $run_id, $previous (the complete run before, or NULL), $min_pairs; $names and
 -- $lasting: overlays and clusters of this run that have an earlier name; $rules and $digests: the rules' texts in this run;
--- $failed_rules, $failed_detectors: those that failed in this run.
+-- $failed_rules, $failed_detectors: those that failed in this run; $same_settings: earlier runs with the settings of this run, apart from
+-- the model and the place of the corpus, which a named audit may change.
 -- `new`: not open before. An alert that another one explained is new once it is independent and the other one is no longer raised; while
 -- that one is raised, the two have only changed places, which is not notified.
 -- `worse`: since it was last new or worse, it was confirmed, its severity has risen, or the interval of its score_effect lies above the
@@ -111,7 +112,7 @@ ended AS (
     SELECT
         * EXCLUDE (config_digest_now, other_rule, pairs, region_exists, has_failed_pairs),
         CASE
-            WHEN config_digest_now <> config_digest THEN 'the settings are not those of the run that raised it'
+            WHEN config_digest_now <> config_digest AND NOT list_contains($same_settings::VARCHAR[], last_run) THEN 'the settings are not those of the run that raised it'
             WHEN ($digests::VARCHAR[])[list_position($rules::VARCHAR[], rule)] IS DISTINCT FROM rule_digest THEN 'the text of the rule ' || rule || ' has changed'
             WHEN list_contains($failed_rules::VARCHAR[], rule) THEN 'the rule ' || rule || ' failed'
             WHEN list_contains($failed_detectors::VARCHAR[], split_part(region, ': ', 1))

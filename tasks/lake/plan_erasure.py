@@ -116,7 +116,7 @@ def _find_pairs(
     """Return the ids of the pairs to erase, and the error rows without a pair as `run:row`."""
     known = sql.read(connection, f"SELECT pair_id FROM pairs WHERE {_CHOSEN}", {"pairs": list(pair_ids)})  # noqa: S608
     if missing := set(pair_ids) - {row["pair_id"] for row in known}:
-        example = "m2ib-audit sql 'SELECT pair_id, file_name, caption FROM pairs LIMIT 10'"
+        example = stores.format_command(lake, "sql", "SELECT pair_id, file_name, caption FROM pairs LIMIT 10")
         raise BadInputError(
             f"erase: got the pair {min(missing)!r}, expected the id of a pair in a run of {lake}; list some: {example}"
         )

@@ -12,8 +12,9 @@ import sql
 from corpora import CorpusError
 from flows import begin as flow
 from flows import provenance
-from flows.begin import begin
+from flows.begin import begin, describe_history
 from tasks.errors import BadInputError, ResumeError
+from tasks.notify import store_alert_history
 
 
 @pytest.fixture
@@ -168,3 +169,31 @@ def test_environment_lists_versions_that_can_change_results():
     environment = provenance.environment()
     assert environment.keys() >= {"python", "machine", "torch", "numpy", "pillow", "open_clip_torch", "duckdb"}
     assert all(environment.values())
+
+
+def test_a_named_audit_resolves_alerts_that_another_model_does_not_raise(settings, phantoms, begin_pipeline, tmp_path):
+    """The manifests of real runs: the model is part of their settings, and must not count as a change of them."""
+    moved = shutil.copytree(phantoms, tmp_path / "moved")
+    statuses = []
+    for architecture, corpus in (("demo/shortcut", phantoms), ("demo/clean", moved)):
+        options = {"audit": {"name": "prod"}, "bottleneck": {"steps": 10}, "confirm": {"enabled": False}}
+        pipeline = begin_pipeline(settings(corpus, tmp_path / "lake", architecture, **options))
+        pipeline.to_lake()
+        pipeline.to_alerts()
+        rows = store_alert_history(pipeline.run, 5)
+        pipeline.run.finish("completed")
+        statuses.append({row["life"]: row["why"] for row in rows})
+    assert statuses[0].keys() == {"new"}
+    assert statuses[1]["resolved"] == "its rule no longer raises it"
+    assert "the settings are not those of the run that raised it" not in statuses[1].values()
+
+
+def test_only_audits_of_the_same_corpus_or_model_are_suggested(add_next_run):
+    for corpus, model in (("c", "m"), ("c", "other"), ("/other", "m"), ("/other", "other")):
+        run = add_next_run(corpus=corpus, model=model)
+    named = add_next_run(audit="prod", corpus="c", model="new")
+    text = describe_history(run.lake, named.read_manifest())
+    assert ("c with m" in text, "c with other" in text, "other with" in text) == (True, True, False)
+    facts = {"audit_continues": "0" * 12, "corpus": "/new", "model": "m"}
+    with pytest.raises(BadInputError, match=r"same corpus or model: \w{12} \(c with m\); \w{12} \(other with m\)$"):
+        flow._check_audit(run.lake, facts)

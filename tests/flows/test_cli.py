@@ -1,6 +1,7 @@
 """The command line on an existing lake: output, streams and exit codes."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -109,14 +110,16 @@ def test_alerts_of_the_latest_run_are_listed(call, alerted_run):
     result = call("alerts")
     assert result.exit_code == 0
     heading, *lines = result.stdout.splitlines()
-    assert heading == f"run {alerted_run.run_id}: 1 of 2 alerts are independent"
+    assert heading == f"run {alerted_run.run_id}: 2 alerts, 1 of them independent (1 suspected)"
     assert max(map(len, lines)) <= 80
     text = " ".join(" ".join(lines).split())
     assert (
         "attribution concentrates on the top-left corner in pairs whose caption contains “consolidation”"
         in text.replace("\u2068", "")
     )
-    assert "it explains 1 other alert, listed with alerts --all" in text
+    assert "it explains 1 other alert" in text
+    command = f"m2ib-audit alerts {alerted_run.run_id} --all --lake {shlex.quote(str(alerted_run.lake))}"
+    assert result.stderr == f"to list 1 explained alert too: {command}\n"
     assert text.count("ALERT ") == 1
     everything = " ".join(call("alerts", "--all").stdout.split())
     assert everything.count("ALERT ") == 2
@@ -144,7 +147,7 @@ def test_latest_is_the_newest_complete_run_where_one_is_needed(call, alerted_run
     result = call(*command)
     assert result.exit_code == 0, result.output
     assert alerted_run.run_id in result.output
-    assert result.stderr == (
+    assert result.stderr.startswith(
         f"note: the newest run, {later_run.run_id}, has not ended; latest is run {alerted_run.run_id}\n"
     )
     later_run.finish("completed")
@@ -165,9 +168,9 @@ def test_latest_is_the_newest_run_where_any_run_will_do(call, alerted_run, later
 def test_all_selects_the_alerts_of_all_runs(call, alerted_run, later_run):
     later_run.finish("completed")
     assert last_line(call("alerts", "--json")) == {"alerts": []}
-    assert len(last_line(call("alerts", "--run", "all", "--json"))["alerts"]) == 2
-    assert len(last_line(call("alerts", "--run", alerted_run.run_id, "--json"))["alerts"]) == 2
-    assert last_line(call("alerts", "--run", later_run.run_id, "--json")) == {"alerts": []}
+    assert len(last_line(call("alerts", "all", "--json"))["alerts"]) == 2
+    assert len(last_line(call("alerts", alerted_run.run_id, "--json"))["alerts"]) == 2
+    assert last_line(call("alerts", later_run.run_id, "--json")) == {"alerts": []}
 
 
 def test_latest_names_the_other_audits_whose_runs_their_names_choose(call, alerted_run):
@@ -181,7 +184,7 @@ def test_latest_names_the_other_audits_whose_runs_their_names_choose(call, alert
         " ".join(latest.stderr.split())
     )
     for audit, number in ((unnamed, 2), ("prod", 0)):
-        chosen = call("alerts", "--run", audit, "--json")
+        chosen = call("alerts", audit, "--json")
         assert len(last_line(chosen)["alerts"]) == number
         assert "audits" not in chosen.stderr
 
@@ -209,7 +212,7 @@ def test_the_exit_code_states_how_a_run_ended(status, alerts, code):
 
 def test_alerts_of_an_unknown_run_are_bad_input(call, alerted_run):
     """A mistyped id must not look like a run without alerts."""
-    result = call("alerts", "--run", "20260101")
+    result = call("alerts", "20260101")
     assert result.exit_code == 2
     assert alerted_run.run_id in result.stderr
 
@@ -309,7 +312,7 @@ def test_an_invalid_since_is_bad_input(call, lake_of_two_runs):
 
 
 def test_a_missing_lake_is_bad_input(call, tmp_path):
-    for command in (("sql", "SELECT 1"), ("alerts", "--run", "all"), ("report", "none")):
+    for command in (("sql", "SELECT 1"), ("alerts", "all"), ("report", "none")):
         result = call(*command, where=tmp_path / "nowhere")
         assert result.exit_code == 2
         assert str(tmp_path / "nowhere") in result.stderr
@@ -596,8 +599,8 @@ def test_prune_lists_runs_and_deletes_them_with_yes(call, lake_of_old_runs):
     result = call("prune", "--older-than", "180d", "--yes")
     assert "pruned: 1 of 2 runs, 6 files, " in result.stdout
     assert not (lake_of_old_runs / "runs" / "20200101T000000-aaaaaa" / "pairs").exists()
-    assert "0 of 1 runs" in call("prune", "--keep", "1").stdout
-    assert call("alerts", "--run", "20200101T000000-aaaaaa").exit_code == 2
+    assert "0 of 1 run," in call("prune", "--keep", "1").stdout
+    assert call("alerts", "20200101T000000-aaaaaa").exit_code == 2
     assert "were pruned" in call("report", "20200101T000000-aaaaaa").stderr
 
 
@@ -653,13 +656,13 @@ def test_a_rule_is_tried_with_the_parameters_of_a_run(measured_run, tmp_path):
     manifest = measured_run.read_manifest()
     command = ["rule", "try", str(tmp_path / "mine.sql"), "--lake", str(measured_run.lake), "--json"]
     for run in ("latest", measured_run.run_id):
-        result = CliRunner().invoke(cli.app, [*command, "--run", run])
+        result = CliRunner().invoke(cli.app, [*command, run])
         assert result.exit_code == 0, result.output
         assert last_line(result)["rows"] == [
             {"region": "corner", "slice_kind": "attribute", "slice": "site=a", "n": 2, "share": 0.4, "area": 0.25,
              "effect": 1.6}
         ]  # fmt: skip
-        assert f"rule mine: 1 finding(s) on run {measured_run.run_id} with factor 2.0, min_pairs 2" in result.stderr
+        assert f"rule mine: 1 finding on run {measured_run.run_id} with factor 2.0, min_pairs 2" in result.stderr
     assert measured_run.read_manifest() == manifest
 
 
@@ -676,7 +679,7 @@ def test_a_rule_is_tried_with_the_parameters_of_a_run(measured_run, tmp_path):
 def test_a_rule_that_cannot_be_tried_is_bad_input(measured_run, tmp_path, name, text, run, message):
     if text is not None:
         (tmp_path / f"{name}.sql").write_text(text)
-    command = ["rule", "try", str(tmp_path / f"{name}.sql"), "--run", run, "--lake", str(measured_run.lake)]
+    command = ["rule", "try", str(tmp_path / f"{name}.sql"), run, "--lake", str(measured_run.lake)]
     result = CliRunner().invoke(cli.app, command)
     assert result.exit_code == 2
     assert message in result.stderr

@@ -116,7 +116,10 @@ def test_worker_runs_a_scheduled_audit_and_re_flags_it(prefect_server, prefect, 
 
     scheduled = wait_until(due, "run that is due")
     log = prefect(tmp_path, "worker", "start", "--pool", "audits", "--run-once")
-    assert ": completed, 40 of 40 pairs, errors: 0, alerts: " in log
+    assert " completed: 40 of 40 pairs attributed, 0 error rows, " in log
+    last_lines = "\n".join([line for line in log.splitlines() if "Flow run" in line][-4:])
+    assert " - report: " in last_lines
+    assert " - alerts: m2ib-audit alerts 20" in last_lines
     assert "NEW (suspected): attribution concentrates on " in log
     assert "leaked" not in log  # DuckDB's binding would report objects that outlive the interpreter
     (flow_run,) = [run for run in list_flow_runs(prefect_server, nightly) if run["id"] == scheduled["id"]]

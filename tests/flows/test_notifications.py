@@ -197,9 +197,11 @@ def test_a_web_hook_that_was_down_gets_everything_later(prefect_server, hook, py
     hook.status = 503
     log = python(SCRIPT, lake, runs[0].run_id, errors=True)
     assert log.count("\n") == 1
-    assert f"2 of 2 messages were not delivered to {block} (HTTP 503 Service Unavailable)" in log
+    assert f"2 of 2 messages not delivered to {block} (HTTP 503 Service Unavailable)" in log
     status = python(*NOTIFY, "--status", "--lake", lake)
     assert status.count("not delivered to ") == 2
+    assert "0 messages delivered; 2 not delivered" in status
+    assert "None" not in status
     assert "1 attempt, last at " in status
     hook.status, hook.seconds = 200, 12  # longer than the time-out of the block
     log = python(SCRIPT, lake, runs[1].run_id, errors=True)
@@ -213,12 +215,12 @@ def test_a_web_hook_that_was_down_gets_everything_later(prefect_server, hook, py
 
     # Somebody who is added later gets what is open when they ask for it.
     command = (*NOTIFY, "--webhook", f"{hook.url}late", "--lake", lake)
-    assert f"2 alerts of {lake} are open and were not sent to it; to send them: --backlog" in python(*command)
+    assert f"{lake} has 2 open alerts not sent to it; to send: m2ib-audit notify --block " in python(*command)
     assert hook.messages == []
     hook.status = 404
     assert "HTTP 404" in python(*command, "--backlog", code=1, errors=True)
     hook.status = 200
-    assert "2 alerts of 2 delivered" in python(*command, "--backlog")
+    assert "delivered: 2 of 2 open alerts" in python(*command, "--backlog")
     (message,) = hook.wait_for(1)
     assert message["subject"] == "c with m: open alerts"
     assert message["text"].startswith("2 alerts of earlier runs, open and not notified before:\nSTILL FIRING")

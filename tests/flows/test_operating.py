@@ -40,6 +40,17 @@ def test_runs_are_listed_with_what_they_found(add_next_run):
     assert [(run["status"], run["found"]) for run in answer["runs"]] == [("failed", 2)]
 
 
+def test_a_lake_that_is_named_but_missing_fails_the_check(tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.doctor.PREFECT_API_URL", types.SimpleNamespace(value=lambda: None))
+    for arguments, result in ((["--lake", str(tmp_path / "nowhere")], "failure"), ([], "warning")):
+        monkeypatch.chdir(tmp_path)
+        outcome = CliRunner().invoke(cli.app, ["doctor", *arguments, "--json"])
+        assert outcome.exit_code == (1 if result == "failure" else 0)
+        (check,) = [each for each in json.loads(outcome.stdout)["checks"] if each["name"] == "lake"]
+        assert (check["result"], check["next_step"].startswith("m2ib-audit run AUDIT.toml")) == (result, True)
+        assert "there is no folder" in check["finding"]
+
+
 @pytest.fixture
 def call(prefect_server, tmp_path):
     """call(arguments..., code=): run a command against the server of the tests; returns its output."""
@@ -83,8 +94,16 @@ def test_an_audit_file_is_scheduled(prefect_server, call, tmp_path):
     assert {"server": "ok", "pool": "ok", "lake": "warning", "device": "ok"}.items() <= results.items()
     assert "worker" in results
     assert all(check["next_step"] for check in checks if check["result"] != "ok")
+    scheduled = {
+        ("schedule", "ok", "AUDIT.toml: audit/images"),
+        ("schedule", "ok", "AUDIT.toml: audit/images-incremental"),
+    }
+    assert len(scheduled & {(check["name"], check["result"], check["finding"]) for check in checks}) >= 1
+    (tmp_path / "other.toml").write_text(AUDIT.format(8).replace("images", "other"))
+    (tmp_path / "other").mkdir()
+    assert "warning  schedule: other.toml has no deployment with a schedule" in call("doctor", "other.toml", code=None)
     (tmp_path / "AUDIT.toml").write_text(AUDIT.format(9))
-    assert "audit/images has other settings than the AUDIT.toml" in call("doctor", "AUDIT.toml", code=None)
+    assert "audit/images has other settings than AUDIT.toml" in call("doctor", "AUDIT.toml", code=None)
 
 
 @pytest.mark.parametrize(

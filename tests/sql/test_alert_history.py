@@ -14,6 +14,7 @@ from tasks.notify import store_alert_history
 from tasks.settings import NotifyConfig
 
 MIN_PAIRS = 3
+OTHER_SETTINGS = {"config_digest": "other", "config": {"discover": {"enabled": False}}}
 CAPTIONS = ["a consolidation"] * 4 + ["a nodule"] * 4
 IDS = [f"pair-{number:04d}" for number in range(8)]
 RULES = {"region_mass": "r", "phrase_mass": "p", "region_contrast": "c"}
@@ -200,7 +201,7 @@ def test_the_end_of_an_explained_alert_is_not_notified(series):
 def test_run_that_could_not_raise_an_alert_does_not_resolve_it(add_run):
     add_run(alert())
     cases = [
-        ({"config_digest": "other"}, "the settings are not those of the run that raised it"),
+        (OTHER_SETTINGS, "the settings are not those of the run that raised it"),
         ({"rules": {"region_mass": "another text"}}, "the text of the rule region_mass has changed"),
         ({"rules": {}}, "the text of the rule region_mass has changed"),
         ({"captions": ["a nodule"] * 6 + ["a consolidation"] * 2}, "its slice has 2 pairs, fewer than min_pairs = 3"),
@@ -209,7 +210,7 @@ def test_run_that_could_not_raise_an_alert_does_not_resolve_it(add_run):
         (row,) = read_history(add_run(**facts))
         assert (row["life"], row["why"]) == ("not_seen", why)
     assert statuses(add_run(alert())) == {ALERT: "still_firing"}
-    assert statuses(add_run(config_digest="other")) == {ALERT: "not_seen"}
+    assert statuses(add_run(**OTHER_SETTINGS)) == {ALERT: "not_seen"}
     assert statuses(add_run()) == {ALERT: "resolved"}  # compared with the run that raised it, not with the last one
 
 
@@ -301,7 +302,7 @@ def test_an_overlay_keeps_its_identity_over_many_runs_and_one_with_other_setting
     runs = [
         add_run(alert("stamp 1"), overlays=[overlay(1, place)]),
         add_run(alert("stamp 2"), overlays=[overlay(2, place)]),
-        add_run(config_digest="other"),
+        add_run(**OTHER_SETTINGS),
         add_run(alert("stamp 3"), overlays=[overlay(3, place)]),
     ]
     rows = [row for run in runs for row in read_history(run)]
@@ -386,7 +387,11 @@ def audit_of(run):
 
 def test_a_named_audit_keeps_its_history_when_model_and_corpus_change(add_run):
     first = add_run(alert("corner"), alert("gone"), audit="prod")
-    second = add_run(alert("corner"), audit="prod", model="retrained", corpus="/moved", shares=("gone", [0.1] * 8))
+    settings = first.read_manifest()["config"] | {"model": {"architecture": "new"}, "corpus": {"path": "/moved"}}
+    second = add_run(
+        alert("corner"), audit="prod", model="new", corpus="/moved", config=settings, config_digest="other",
+        shares=("gone", [0.1] * 8),
+    )  # fmt: skip
     assert statuses(second) == {("corner", "consolidation"): "still_firing", ("gone", "consolidation"): "resolved"}
     assert read_history(second, "corner")[0]["life_id"] == read_history(first, "corner")[0]["life_id"]
     other = add_run(alert("corner"), audit="staging")

@@ -312,7 +312,12 @@ def test_the_files_of_an_unfinished_run_are_verified(add_next_run):
     assert result.is_intact
     assert "ended as failed (record 2) and is being resumed" in result.notes[0]
     run = add_next_run({}, status="running", chained=True)
-    assert verify(run.lake, run.run_id).notes == [f"runs/{run.run_id}/: has not ended, so it has no record yet"]
+    (run.folder / "parts").mkdir()
+    (run.folder / "parts" / "confirm-00000-0a.json").write_text("{}")
+    assert verify(run.lake, run.run_id).notes == [
+        f"runs/{run.run_id}/: is running, or its process was killed; it has no record yet",
+        f"runs/{run.run_id}/: 1 file of stages that have not ended",
+    ]
     (run.folder / "pairs" / "part-00000.parquet").write_bytes(b"x")
     assert list_differing_files(run.lake, run.run_id) == [f"runs/{run.run_id}/pairs/part-00000.parquet"]
 

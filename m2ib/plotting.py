@@ -4,20 +4,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+
+from m2ib.colors import OPACITY, OPAQUE_LEVEL, get_color_map
 
 if TYPE_CHECKING:
     from m2ib.attribution import PairAttribution
 
 SIDE = 448  # pixels
-COLORS = ListedColormap(colormaps["inferno"](np.linspace(0.2, 1, 256)))  # darker ones look like the image
-OPACITY = 0.75
-OPAQUE_LEVEL = 0.05  # share of the scale below which a patch fades out, so that the image stays visible
 
 
 def crop_view(image: Image.Image, view: tuple[float, float, float, float]) -> Image.Image:
@@ -33,7 +31,7 @@ def draw_overlay(view: Image.Image, nats: NDArray[np.floating], top: float) -> I
     ground = np.asarray(view.convert("L").resize((columns * cell, rows * cell)), dtype=np.float64)[..., None]
     level = np.clip(nats / max(top, np.finfo(float).tiny), 0, 1).repeat(cell, axis=0).repeat(cell, axis=1)
     opacity = OPACITY * np.minimum(level / OPAQUE_LEVEL, 1)[..., None]
-    return Image.fromarray(np.uint8((1 - opacity) * 0.8 * ground + opacity * 255 * COLORS(level)[..., :3]))
+    return Image.fromarray(np.uint8((1 - opacity) * 0.8 * ground + opacity * 255 * get_color_map()(level)[..., :3]))
 
 
 def plot_pairs(pairs: Sequence[tuple[Image.Image, "PairAttribution"]], top: float) -> Figure:
@@ -49,6 +47,6 @@ def plot_pairs(pairs: Sequence[tuple[Image.Image, "PairAttribution"]], top: floa
         right.set_yticks(places, pair.tokens)
         right.invert_yaxis()
         right.set_xlabel("nats per token")
-    scale, left = ScalarMappable(Normalize(0, top), COLORS), axes[:, 0].tolist()
+    scale, left = ScalarMappable(Normalize(0, top), get_color_map()), axes[:, 0].tolist()
     figure.colorbar(scale, ax=left, label="nats per patch", shrink=1 / len(pairs), anchor=(0, 1))
     return figure

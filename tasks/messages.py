@@ -52,10 +52,20 @@ _PAYLOAD_COLUMNS = (
 )
 _UPDATE_SECONDS = 5.0  # least time between two updates of the progress: each is a request to the server
 _MAX_ALERTS, _MAX_LOGGED = 100, 20
-_COLUMNS = (
-    *("life", "state", "severity", "region", "slice"),
-    *("n", "share", "area", "effect", "score_effect", "first_seen"),
-)
+_COLUMNS = {
+    "status": "life",
+    "state": "state",
+    "severity": "severity",
+    "region": "region",
+    "slice": "slice",
+    "pairs": "n",
+    "share": "share",
+    "area": "area",
+    "concentration": "effect",
+    "score loss": "score_effect",
+    "first seen": "first_seen",
+}
+"""Columns of the table of alerts by their titles."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +130,15 @@ def select_notifiable(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, An
     return sorted(itertools.compress(rows, notifiable), key=urgency)
 
 
-def describe_alerts(rows: Sequence[Mapping[str, Any]], limit: int) -> list[str]:
-    """Return a line for each of the first `limit` rows of the alert history, and a line that counts the others."""
-    lines = [format_alert_update(row, sanitize) for row in rows[:limit]]
+def _describe_alert(row: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    # An alert that this run did not raise has the figures of another run.
+    run_pairs = record["counts"]["attributions"] if row["alert_id"] is not None else None
+    return format_alert_update({"run_pairs": run_pairs, **row}, sanitize)
+
+
+def describe_alerts(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], limit: int) -> list[str]:
+    """Return a line for each of the first `limit` rows of a run's alert history, and a line that counts the others."""
+    lines = [_describe_alert(row, record) for row in rows[:limit]]
     return lines + ([f"and {len(rows) - limit} more, see the report"] if len(rows) > limit else [])
 
 
@@ -164,7 +180,7 @@ def _event(
 def build_alert_event(row: Mapping[str, Any], record: Mapping[str, Any], links: Links) -> Event:
     """Build the event about an alert, which is a row of the alert history."""
     key = f"{row['life_id']}:{row['life']}:{row['run_id']}"
-    facts = {column: row[column] for column in _PAYLOAD_COLUMNS} | {"text": format_alert_update(row, sanitize)}
+    facts = {column: row[column] for column in _PAYLOAD_COLUMNS} | {"text": _describe_alert(row, record)}
     facts |= {column: row[column].isoformat() for column in ("first_seen", "last_seen")}
     return _event(f"m2ib.alert.{slugify(row['life'])}", key, record, links, row, **facts)
 
@@ -172,7 +188,7 @@ def build_alert_event(row: Mapping[str, Any], record: Mapping[str, Any], links: 
 def build_digest_event(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], links: Links) -> Event:
     """Build one event for all notifiable alerts: their number per status, and a line for each of the most urgent."""
     counts = dict.fromkeys(ALERT_STATUSES, 0) | Counter(row["life"] for row in rows)
-    lines = describe_alerts(rows, MAX_DIGEST_LINES)
+    lines = describe_alerts(rows, record, MAX_DIGEST_LINES)
     text = "\n".join([", ".join(f"{count} {format_status(status)}" for status, count in counts.items()), *lines])
     event = _event(
         "m2ib.audit.digest", f"digest:{record['run_id']}", record, links, counts=counts, lines=lines, text=text
@@ -182,7 +198,7 @@ def build_digest_event(rows: Sequence[Mapping[str, Any]], record: Mapping[str, A
 
 def build_backlog_event(rows: Sequence[Mapping[str, Any]], record: Mapping[str, Any], links: Links, key: str) -> Event:
     """Build one event for the open alerts of earlier runs that nobody was notified of; `key` distinguishes events."""
-    lines = describe_alerts(rows, MAX_DIGEST_LINES)
+    lines = describe_alerts(rows, record, MAX_DIGEST_LINES)
     text = "\n".join([f"{format_count(len(rows), 'alert')} of earlier runs, open and not notified before:", *lines])
     event = _event("m2ib.audit.open-alerts", f"backlog:{record['run_id']}:{key}", record, links, lines=lines, text=text)
     return replace(event, life_ids=tuple(row["life_id"] for row in rows))
@@ -276,7 +292,7 @@ def format_summary(record: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]
         + " | ".join(str(record["counts"][key]) for key in ("pairs", "attributions", "errors", "alerts", "confirmed"))
         + " |",
         _escape_markdown(sanitize(record["reason"] or "", 600)),
-        "\n".join(f"- {_escape_markdown(line)}" for line in describe_alerts(alerts, _MAX_ALERTS))
+        "\n".join(f"- {_escape_markdown(line)}" for line in describe_alerts(alerts, record, _MAX_ALERTS))
         or "There is no independent alert, and none has been resolved.",
         f"Report: `{sanitize(report, 400)}`",
     ]
@@ -292,7 +308,7 @@ def publish_outcome(run: Run) -> None:
             alerts = select_notifiable(sql.read(connection, history, {"run_id": run.run_id}))
         summary = format_summary(record, alerts, report)
         create_markdown_artifact(summary, artifact_key(record, "summary"), f"run {run.run_id}")
-        rows = [{column: _format_cell(row[column]) for column in _COLUMNS} for row in alerts[:_MAX_ALERTS]]
+        rows = [{title: _format_cell(row[key]) for title, key in _COLUMNS.items()} for row in alerts[:_MAX_ALERTS]]
         create_table_artifact(rows, artifact_key(record, "alerts"), f"alerts of run {run.run_id} and their status")
         # Prefect can show a file only as a link, which works on the machine that has the lake.
         link = report if "://" in report else f"file://{quote(report)}"

@@ -19,6 +19,7 @@ from benchmarks.corpus_writers import WRITERS, SourcePair, generate_source_pairs
 from corpora import FORMATS
 from flows import cli
 from flows.config import parse
+from review.report.blocks import TITLES
 from tasks.custom_rules import check_rules
 from tasks.flag import flag
 from tasks.regions import Detector, run_detector
@@ -230,6 +231,13 @@ def test_documented_values_are_the_defaults():
     found = list(compare(documented, defaults))
     assert [(key, value) for key, value, default in found if value != default] == []
     assert ("corpus", "max_file_bytes") in [key for key, *_ in found]
+
+
+def test_the_guide_of_the_report_has_its_chapters():
+    text = (ROOT / "docs/evidence-pack.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?!chapter|--)([^|]+) \|", text, re.MULTILINE)
+    own = list(TITLES.values())
+    assert rows == ["Head", *own[:2], "Alert 1, 2, …", *own[2:]]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from m2ib.colors import OPACITY, OPAQUE_LEVEL, get_color_map
+
 Box = tuple[float, float, float, float]
 """A box in an image: x0, y0, x1, y1 as shares of its width and height."""
 Grid = NDArray[np.float64]
@@ -27,9 +29,6 @@ COLOR_MAPS = ("inferno", "viridis", "cividis")
 """Color maps of matplotlib that a reader can choose; cividis suits color vision deficiency."""
 # Ends of the diverging scale of differences, of equal lightness.
 _NEGATIVE, _POSITIVE = np.array((64.0, 140.0, 255.0)), np.array((255.0, 130.0, 30.0))
-_LOWEST_COLOR = 0.2  # darker colors of a map look like the background of a radiograph
-_OPACITY = 0.75
-_OPAQUE_LEVEL = 0.05  # share of the scale below which a patch fades out, so that the image stays visible
 
 
 def picture_size(rows: int, columns: int) -> tuple[int, int]:
@@ -122,7 +121,7 @@ def draw_color_scale(color_map: str = "inferno") -> Image.Image:
 def draw_layer(nats: Grid, top: float, color_map: str = "inferno") -> Image.Image:
     """Draw a map with one pixel per patch, transparent where there is no attribution; `top` nats have full color."""
     level = _scale_level(nats, top)
-    return _to_rgba(_to_colors(level, color_map), np.minimum(level / _OPAQUE_LEVEL, 1))
+    return _to_rgba(_to_colors(level, color_map), np.minimum(level / OPAQUE_LEVEL, 1))
 
 
 def draw_difference_layer(nats: Grid, top: float) -> Image.Image:
@@ -151,9 +150,7 @@ def _to_rgba(color: Grid, opacity: Grid) -> Image.Image:
 
 
 def _to_colors(level: Grid, color_map: str) -> Grid:
-    from matplotlib import colormaps  # slow to import
-
-    colors: Grid = 255 * colormaps[color_map](_LOWEST_COLOR + (1 - _LOWEST_COLOR) * level)[..., :3]
+    colors: Grid = 255 * get_color_map(color_map)(level)[..., :3]
     return colors
 
 
@@ -179,7 +176,7 @@ def _tint(
 ) -> NDArray[np.uint8]:
     level = _scale_level(nats, top)
     color = _to_colors(level, color_map)
-    opacity = (_OPACITY * np.minimum(level / _OPAQUE_LEVEL, 1) if opacity is None else opacity)[..., None]
+    opacity = (OPACITY * np.minimum(level / OPAQUE_LEVEL, 1) if opacity is None else opacity)[..., None]
     mixed: NDArray[np.uint8] = (ground * (1 - opacity) + color * opacity).round().astype(np.uint8)
     return mixed
 

@@ -101,15 +101,27 @@ def format_region(region: str, escape: Escape = _isolate_line) -> str:
     return f"the region “{escape(region)}”"
 
 
+def format_region_kind(region: str) -> str | None:
+    """Return what a region is that only some pairs have: "overlay", "phrase" or "region"; None for other regions."""
+    if region.startswith("stamp "):
+        return "overlay"
+    if region.startswith(PHRASE_QUOTE):
+        return "phrase"
+    return "region" if ": " in region else None  # found by a detector: "detector: label"
+
+
 def format_region_label(region: str) -> str:
     """Format a region as a label in a table, such as "overlay 1" for the stored name "stamp 1"."""
     return f"overlay {region.removeprefix('stamp ')}" if region.startswith("stamp ") else region
 
 
-def format_slice(slice_kind: str, name: str, escape: Escape = _isolate_line) -> str:
-    """Format a slice as part of a sentence, such as "in pairs whose caption contains “dense”"."""
+def format_slice(slice_kind: str, name: str, escape: Escape = _isolate_line, having: str = "") -> str:
+    """Format a slice as part of a sentence, such as "in pairs whose caption contains “dense”".
+
+    `having`, such as " with the overlay", says which of all pairs are meant.
+    """
     if slice_kind == "corpus":
-        return "in all pairs"
+        return f"in all pairs{having}"
     if slice_kind in ("word", "phrase"):
         return f"in pairs whose caption contains “{escape(name)}”"
     if slice_kind == "attribute":
@@ -134,7 +146,25 @@ def format_alert(alert: Mapping[str, Any], escape: Escape = _isolate_line) -> st
     region = format_region(alert["region"], escape)
     if name := alert.get("region_name"):
         region += f" (“{escape(name)}”)"
-    return f"{verb} {region} {format_slice(alert['slice_kind'], alert['slice'], escape)}"
+    having = " that have it" if format_region_kind(alert["region"]) else ""
+    return f"{verb} {region} {format_slice(alert['slice_kind'], alert['slice'], escape, having)}"
+
+
+def format_pair_count(alert: Mapping[str, Any]) -> str:
+    """Format the number of pairs of an alert, such as "95", or "25 of 100" if only some of all pairs have its region.
+
+    `run_pairs` of the row, the number of attributed pairs of the run, may be missing.
+    """
+    total = alert.get("run_pairs") if alert["slice_kind"] == "corpus" else None
+    return f"{alert['n']:,} of {total:,}" if total is not None and alert["n"] < total else format_count(alert["n"])
+
+
+def format_pairs(alert: Mapping[str, Any]) -> str:
+    """Format the pairs of an alert, such as "95 pairs", or "25 of 100 pairs, those with the overlay"."""
+    number, kind = format_pair_count(alert), format_region_kind(alert["region"])
+    if " of " in number:
+        return f"{number} pairs, those with the {kind or 'region'}"
+    return format_count(alert["n"], "pair") + (f" with the {kind}" if kind else "")
 
 
 def format_alert_count(alerts: Sequence[Mapping[str, Any]]) -> str:
@@ -173,6 +203,16 @@ def format_effect(alert: Mapping[str, Any]) -> str:
     return f"{format_ratio(alert['effect'])} times {reference}"
 
 
+def format_concentration(alert: Mapping[str, Any]) -> str:
+    """Format the concentration of an alert or of a region in a slice as a number.
+
+    An alert of region_cost stores its loss in the screening in its place; its concentration is share divided by area.
+    """
+    if alert.get("rule") != "region_cost":
+        return format_ratio(alert["effect"])
+    return format_ratio(alert["share"] / alert["area"] if alert["area"] and alert["share"] is not None else None)
+
+
 def format_loss(loss: float | None) -> str:
     """Format a loss of the score as the verb of a sentence, such as "fell by 0.010" or "rose by 0.010"."""
     return f"{'rose' if (loss or 0) < 0 else 'fell'} by {format_score(None if loss is None else abs(loss))}"
@@ -183,7 +223,7 @@ def format_figures(alert: Mapping[str, Any]) -> str:
     same = ", ".join(_isolate_line(name) for name in alert.get("same_slices") or ())
     return (
         f"{format_percent(alert['share'])} of the attribution on {format_percent(alert['area'])} of the "
-        f"{'words' if alert['side'] == 'text' else 'image'} in {format_count(alert['n'], 'pair')}; "
+        f"{'words' if alert['side'] == 'text' else 'image'} in {format_pairs(alert)}; "
         f"{format_effect(alert)} (rule {alert['rule']}){f'; the same pairs: {same}' if same else ''}"
     )
 
@@ -229,7 +269,37 @@ def format_alert_update(row: Mapping[str, Any], escape: Escape = _isolate_line) 
     return "; ".join(parts)
 
 
+def format_message(row: Mapping[str, Any]) -> str:
+    """Format what a message (a row of `undelivered_messages`) is about, such as "alert new: overlay 1"."""
+    _, about, what = row["event"].split(".")
+    if about == "alert":
+        region = format_region_label(row["region"] or NO_VALUE)
+        return f"alert {what.replace('-', ' ')}: {_isolate_line(region)}"
+    if what in ("digest", "open-alerts"):
+        number = format_count(row["alerts"], "alert" if what == "digest" else "open alert")
+        return f"digest of {number}" if what == "digest" else f"{number} of earlier runs"
+    return f"run {what.replace('-', ' ')}"
+
+
 # Runs
+
+
+def format_coverage(counts: Mapping[str, Any]) -> str:
+    """Format how much of a corpus a run attributed, such as "99.8% of 512 rows", or "60 of 243 rows (sample)".
+
+    `counts` has the counts of a manifest, or the columns of the same names of the table `runs`.
+    """
+    done, rows, left = counts["attributions"] or 0, counts["corpus_rows"], counts.get("not_sampled") or 0
+    if not rows:
+        return NO_VALUE
+    if not left:
+        return f"{format_percent(done / rows)} of {format_count(rows, 'row')}"
+    return f"{done:,} of {rows:,} rows (sample{'' if done == rows - left else f' of {rows - left:,}'})"
+
+
+def format_stage(name: str) -> str:
+    """Format the name of a stage of a run; `start`, the start of the program, comes before the time of the run."""
+    return "start, before the run" if name == "start" else name.replace("_", " ")
 
 
 def format_audit(run: Mapping[str, Any]) -> str:
@@ -337,7 +407,8 @@ def _dash_if_missing(function: Callable[[float], str]) -> Callable[[float | None
 @_dash_if_missing
 def format_score(value: float) -> str:
     """Format a margin, a difference of margins, or a cosine similarity."""
-    return f"{value:.3f}"
+    text = f"{value:.3f}"
+    return "0.000" if text == "-0.000" else text
 
 
 format_cosine = format_score

@@ -1,12 +1,13 @@
 """Pairs prepared for display, each with its pictures, tokens and numbers."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 import sql
@@ -16,6 +17,9 @@ from review.presentation.drawing import Box, Grid
 
 MOST_PATCHES = 1024
 """Maximum number of patches per side of a map that is drawn."""
+AVERAGED_IMAGES = 32
+"""Number of images that are averaged under a mean map."""
+_CACHED_VIEWS = 1024  # of 83 kB, for the pairs that the samples of several alerts have in common
 SHADES = 12
 """Number of shades that represent the nats of a token, without the lightest shade."""
 
@@ -114,6 +118,54 @@ def average_maps(inside: Grid, total: Grid, shape: tuple[int, int]) -> dict[str,
     }
 
 
+def average_views(views: Iterable[Image.Image | NDArray[np.uint8]]) -> Image.Image | None:
+    """Return the mean of gray images of one size; None without images."""
+    pixels = [np.asarray(view, dtype=float) for view in views]
+    return Image.fromarray(np.mean(pixels, axis=0).round().astype(np.uint8)) if pixels else None
+
+
+def read_view(corpus: Corpus | None, row: dict[str, Any], size: tuple[int, int]) -> tuple[Image.Image | None, str]:
+    """Return what the model sees of the image of a pair; or None, and why it cannot be shown."""
+    if corpus is None:
+        return None, "Image not shown: the corpus is not available."
+    try:
+        image = corpus.read_image(Place(row["file_name"], row["container"], row["position"]))
+    except (RowError, OSError) as error:
+        return None, f"Image not shown: {error}"
+    if image.sha256 != row["image_sha256"]:
+        return None, "Image not shown: the file has changed since the audit (its sha256 differs)."
+    return drawing.draw_view(image.pixels, (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"]), size), ""
+
+
+class AverageImages:
+    """Average gray images of samples of pairs, over which mean maps are drawn."""
+
+    def __init__(self, connection: sql.Connection, run_id: str, corpus: Corpus | None) -> None:
+        self._connection, self._run_id, self._corpus = connection, run_id, corpus
+        self._views: dict[str, NDArray[np.uint8] | None] = {}
+
+    def average(self, alert: Mapping[str, Any], inside: bool) -> Image.Image | None:
+        """Return the average image of a sample of an alert's pairs, or of the others; None without images."""
+        if self._corpus is None:
+            return None
+        query, selection = "review/page_slice_sample", select_averaged(alert, inside)
+        pair_ids = [row["pair_id"] for row in sql.rows(self._connection, query, run_id=self._run_id, **selection)]
+        if len(self._views) > _CACHED_VIEWS:
+            self._views.clear()
+        missing = [pair_id for pair_id in pair_ids if pair_id not in self._views]
+        for row in sql.rows(self._connection, "review/pairs", run_id=self._run_id, pair_ids=missing) if missing else ():
+            view, _ = read_view(self._corpus, row, drawing.picture_size(row["grid_h"], row["grid_w"]))
+            self._views[row["pair_id"]] = None if view is None else np.asarray(view.convert("L"))
+        views = (self._views.get(pair_id) for pair_id in pair_ids)
+        return average_views(pixels for pixels in views if pixels is not None)
+
+
+def select_averaged(alert: Mapping[str, Any], inside: bool) -> dict[str, Any]:
+    """Return parameters of the query page_slice_sample: the pairs whose images are averaged."""
+    members = {key: alert[key] for key in ("region", "slice_kind", "slice")}
+    return {**members, "inside": inside, "seed": 0, "limit": AVERAGED_IMAGES}
+
+
 def _largest(values: Iterable[float | None]) -> float:
     return max((value for value in values if value is not None and np.isfinite(value)), default=0.0) or 1.0
 
@@ -169,7 +221,8 @@ class Album:
             )
         else:
             if pair_id not in self._views:
-                self._views[pair_id] = self._load_view(row, drawing.picture_size(*nats.shape))
+                view, reason = read_view(self._corpus, row, drawing.picture_size(*nats.shape))
+                self._views[pair_id] = (view, None if view is None else encode_picture(view), reason or None)
             view, picture, problem = self._views[pair_id]
             outlines = [self.boxes(region, pair_id) for region in regions]
             overlay = encode_picture(drawing.draw_overlay(view, nats, self.image_top, outlines))
@@ -186,21 +239,6 @@ class Album:
             or [share for share in shares if share.side == "image"][:1],
             strongest=None if nats is None else float(nats.max()),
         )
-
-    def _load_view(
-        self, row: dict[str, Any], size: tuple[int, int]
-    ) -> tuple[Image.Image | None, Picture | None, str | None]:
-        """Return the image as the model sees it, also encoded, or the reason why it cannot be shown."""
-        if self._corpus is None:
-            return None, None, "Image not shown: the corpus is not available."
-        try:
-            image = self._corpus.read_image(Place(row["file_name"], row["container"], row["position"]))
-        except (RowError, OSError) as error:
-            return None, None, f"Image not shown: {error}"
-        if image.sha256 != row["image_sha256"]:
-            return None, None, "Image not shown: the file has changed since the audit (its sha256 differs)."
-        view = drawing.draw_view(image.pixels, (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"]), size)
-        return view, encode_picture(view), None
 
     def tokens(self, row: dict[str, Any]) -> list[Token]:
         """Return the tokens of the caption of a pair with their nats."""

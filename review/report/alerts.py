@@ -5,15 +5,17 @@ from typing import Any
 
 from review.presentation import drawing
 from review.presentation.formatting import (
+    format_concentration,
     format_cosine,
     format_count,
     format_label,
     format_loss,
     format_nats,
     format_p_value,
+    format_pair_count,
     format_percent,
-    format_ratio,
     format_region,
+    format_region_kind,
     format_region_label,
     format_score,
     format_slice_label,
@@ -22,7 +24,7 @@ from review.presentation.formatting import (
     format_time,
     isolate_text,
 )
-from review.presentation.pairs import ShownPair, encode_picture
+from review.presentation.pairs import AVERAGED_IMAGES, ShownPair, encode_picture
 from review.report import decisions
 from review.report.blocks import (
     TEXTS,
@@ -45,10 +47,10 @@ REGION_COLUMNS = (
     Column("Slice", lambda row: format_slice_label(row["slice_kind"], row["slice"]), "name", 3),
 )
 FIGURE_COLUMNS = (
-    Column("Pairs", lambda row: format_count(row["n"]), "number"),
+    Column("Pairs", format_pair_count, "number"),
     Column("Share", lambda row: format_percent(row["share"]), "number"),
     Column("Area", lambda row: format_percent(row["area"]), "number"),
-    Column("Concentration", lambda row: format_ratio(row["effect"]), "number"),
+    Column("Concentration", format_concentration, "number"),
 )
 _ALERT_COLUMNS = (
     *REGION_COLUMNS,
@@ -79,16 +81,20 @@ def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
         "spread_stamp": "frequency in the slice relative to all pairs",
         "region_contrast": "share in the slice relative to the other pairs",
     }.get(row["rule"], "ratio of the odds of the two shares" if on_text else "ratio of the two shares")
+    kind = format_region_kind(row["region"])
+    having = f" with the {kind}" if kind else ""
     figures = [
         Fact("Mean share of the attribution", format_percent(row["share"]), main=True),
         Fact(f"Mean share of the {texts['whole']}", format_percent(row["area"])),
         Fact("Loss in the screening relative to the margin", format_percent(row["effect"]))
         if row["rule"] == "region_cost"
-        else Fact(f"Concentration: {reference}", format_ratio(row["effect"])),
-        Fact("Pairs in the slice", format_count(row["n"])),
+        else Fact(f"Concentration: {reference}", format_concentration(row)),
+        Fact(f"Pairs of the slice{having}", format_pair_count(row)),
     ]
     if row["rest_n"]:
-        figures.append(Fact(f"Share in {format_count(row['rest_n'], 'other pair')}", format_percent(row["rest_share"])))
+        figures.append(
+            Fact(f"Share in {format_count(row['rest_n'], 'other pair')}{having}", format_percent(row["rest_share"]))
+        )
     yield Facts(figures, "figures")
     yield from _build_tests(facts, alert)
     yield from decisions.build_decision(facts, alert)
@@ -208,13 +214,14 @@ def _build_mean_maps(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     for half, mean in alert.mean_maps.items():
         nats = f"{format_nats(mean.region_nats)} of {format_nats(mean.image_nats)} nats"
         pairs = format_count(mean.n, "pair")
-        lead = f"The {pairs} of the slice." if half == "inside" else f"The {format_count(mean.n, 'other pair')}."
+        lead = f"The {pairs} of this alert." if half == "inside" else f"The {format_count(mean.n, 'other pair')}."
         alt = f"Mean image map of {pairs}: {nats} are in {region}"
-        picture = encode_picture(drawing.draw_mean_map(mean.nats, top, boxes), shrink=2)
+        picture = encode_picture(drawing.draw_mean_map(mean.nats, top, boxes, alert.mean_images[half]), shrink=2)
         maps.append(CaptionedPicture(picture, lead, f"{capitalize(region)}: {nats}.", alt))
     same = "" if boxes else " where it is the same for every pair"
     scale = " Both maps use the same scale." if len(maps) > 1 else ""
-    note = f"Rounded mean nats of each patch. The region is outlined in white{same}.{scale}"
+    under = f", over the average of up to {AVERAGED_IMAGES} of the images" if any(alert.mean_images.values()) else ""
+    note = f"Rounded mean nats of each patch{under}. The region is outlined in white{same}.{scale}"
     yield MeanMaps(maps, note, format_nats(top))
 
 

@@ -14,6 +14,7 @@ from review.presentation.formatting import (
     format_duration,
     format_effect,
     format_nats,
+    format_pairs,
     format_percent,
     format_score,
     format_status,
@@ -76,8 +77,9 @@ def _build_summary(facts: RunFacts) -> Iterator[Block]:
         ]
         yield Items(items, numbered=True)
     reason = f"{', with a warning' if manifest['status'] == 'completed' else ''}: {manifest['reason']}"
-    seconds = sum((manifest.get("stage_seconds") or {}).values())
-    stages = f"; {format_duration(seconds)} in its stages" if manifest.get("stage_seconds") else ""
+    seconds = dict(manifest.get("stage_seconds") or {})
+    start = f", after {format_duration(seconds.pop('start'))} to start" if "start" in seconds else ""
+    stages = f"; {format_duration(sum(seconds.values()))} in its stages{start}" if seconds else ""
     as_of = f"{format_time(facts.end_time)}, the end of the run; the ledger had no record then"
     if last := facts.last_record:
         as_of = TEXTS["summary"]["as_of"].format(number=last.number, time=format_time(last.at))
@@ -88,6 +90,7 @@ def _build_summary(facts: RunFacts) -> Iterator[Block]:
             Fact("Status", format_status(manifest["status"]) + (reason if manifest["reason"] else "")),
             Fact("Decisions", decisions.summarize_decisions(facts)),
             Fact("Sign-offs", decisions.summarize_sign_offs(facts)),
+            *([Fact("Audit", isolate_text(manifest["audit"]))] if manifest.get("audit") else []),
             Fact("Model", manifest["model"], f"sha256 {(manifest['model_digest'] or NO_VALUE)[:12]}"),
             Fact("Corpus", manifest["corpus"], f"sha256 {(manifest['corpus_digest'] or NO_VALUE)[:12]}"),
             Fact("Audited", _describe_rows(facts)),
@@ -119,7 +122,7 @@ def _describe_strongest_alert(row: Mapping[str, Any]) -> str:
         if row["rule"] == "region_cost":
             text += f"In the screening, covering it cost {format_percent(row['effect'])} of the margin. "
     text += texts["attribution"].format(
-        share=format_percent(row["share"]), area=format_percent(row["area"]), pairs=format_count(row["n"], "pair")
+        share=format_percent(row["share"]), area=format_percent(row["area"]), pairs=format_pairs(row)
     )
     if row["rest_share"] is not None:
         text += f" In all other pairs it is {format_percent(row['rest_share'])}."

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from PIL import Image
+
 import sql
 from review.evidence.decisions import query_decisions
 from review.presentation import drawing
 from review.presentation.corpus import open_audited_corpus
 from review.presentation.formatting import NO_VALUE, format_count, format_headline, format_self_audit
-from review.presentation.pairs import Album, MeanMap, ShownPair, average_maps, encode_picture, sum_maps
+from review.presentation.pairs import Album, AverageImages, MeanMap, ShownPair, average_maps, encode_picture, sum_maps
 from review.report.blocks import TEXTS
 from stores import Root, ledger
 
@@ -31,6 +33,7 @@ class AlertFacts:
     tests: list[dict[str, Any]]
     pairs: list[ShownPair]
     mean_maps: dict[str, MeanMap]  # of the slice (`inside`) and of other pairs (`outside`)
+    mean_images: dict[str, Image.Image | None]  # under these maps; None without images
 
 
 class RunFacts:
@@ -48,7 +51,7 @@ class RunFacts:
             decisions, self.unreadable_runs = query_decisions(lake, manifest, self._query_decisions)
             if len(ledger.read_records(lake)) == len(records):
                 break
-        self.decisions, self.sign_offs, self.countersigns, self.superseded_reviews = decisions
+        self.decisions, self.sign_offs, self.countersigns, self.superseded_reviews, self._overlay_names = decisions
         records = [record for record in records if record.kind not in ("report", "notification")]
         self.last_record = records[-1] if records else None
         self.end_time: str = manifest["finished_at"] or manifest["started_at"]
@@ -85,8 +88,12 @@ class RunFacts:
 
     def _query_decisions(
         self, connection: sql.Connection
-    ) -> tuple[dict[str, _Row], list[_Row], dict[int, _Row], list[_Row]]:
-        """Return decisions by alert id, sign-offs, countersigns by the record they sign, and superseded reviews."""
+    ) -> tuple[dict[str, _Row], list[_Row], dict[int, _Row], list[_Row], dict[str, str]]:
+        """Return what people recorded.
+
+        These are decisions by alert id, sign-offs, countersigns by the record they sign, superseded reviews, and names
+        of overlays by region.
+        """
         read = partial(sql.rows, connection)
         rows = read("review/decisions", run_id=self.run_id)
         decisions = {row["alert_id"]: row for row in rows if row["decided"] is not None}
@@ -94,7 +101,9 @@ class RunFacts:
         countersigns = {row["record"]: row for row in read("review/countersigned")}
         in_force = {row["review"] for row in rows}
         reviews = read("review/reviews_of_run", run_id=self.run_id)
-        return decisions, sign_offs, countersigns, [row for row in reviews if row["number"] not in in_force]
+        superseded = [row for row in reviews if row["number"] not in in_force]
+        names = {row["region"]: row["name"] for row in read("review/overlays_of_run", run_id=self.run_id)}
+        return decisions, sign_offs, countersigns, superseded, names
 
     def _read_run(self, connection: sql.Connection, remote: bool) -> None:
         read = partial(sql.rows, connection, run_id=self.run_id)
@@ -112,7 +121,7 @@ class RunFacts:
         # Alerts that were open before this run, which did not raise them.
         self.missing_alerts = [row for row in histories if row["alert_id"] is None and row["announced"]]
 
-        alerts = read("review/alerts_of_run")
+        alerts = [row | {"region_name": self._overlay_names.get(row["region"])} for row in read("review/alerts_of_run")]
         independent = [alert for alert in alerts if alert["explained_by"] is None]
         self.headline = format_headline(self.manifest, independent)
         comparison = [row["pair_id"] for row in read("review/sampled_pairs", limit=COMPARISON_PAIRS)]
@@ -122,16 +131,19 @@ class RunFacts:
         self.comparison_pairs = self.album.show(comparison, sorted({alert["region"] for alert in independent}))
         dependent = _group_dependent(alerts)
         self.orphan_alerts = dependent[None]  # explained by an alert that the run does not have
-        self.alerts = [
-            AlertFacts(
+        images = AverageImages(connection, self.run_id, corpus)
+        self.alerts = []
+        for row in independent:
+            maps = self._average_maps(connection, row)
+            facts = AlertFacts(
                 row,
                 dependent[_alert_key(row)],
                 read("review/tests", alert_id=row["alert_id"]),
                 self.album.show(row["pair_ids"] or (), [row["region"]]),
-                self._average_maps(connection, row),
+                maps,
+                {half: images.average(row, half == "inside") for half in maps},
             )
-            for row in independent
-        ]
+            self.alerts.append(facts)
 
     def _average_maps(self, connection: sql.Connection, alert: Mapping[str, Any]) -> dict[str, MeanMap]:
         """Average the maps of an alert's slice and of other pairs; {} if maps of the run have different grids."""

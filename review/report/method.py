@@ -12,6 +12,7 @@ from review.presentation.formatting import (
     format_duration,
     format_json,
     format_percent,
+    format_stage,
     format_time,
     isolate_text,
 )
@@ -246,11 +247,14 @@ def build_provenance(facts: RunFacts) -> Iterator[Block]:
         total = sum(seconds.values()) or 1
         yield build_table(
             [
-                Column("Stage", lambda row: row["stage"].replace("_", " "), width=3),
+                Column("Stage", lambda row: format_stage(row["stage"]), width=3),
                 Column("Time", lambda row: format_duration(row["seconds"]), "number"),
                 Column("Share", lambda row: format_percent(row["seconds"] / total), "number"),
             ],
-            [{"stage": stage, "seconds": value} for stage, value in seconds.items()],
+            [
+                {"stage": stage, "seconds": seconds[stage]}
+                for stage in sorted(seconds, key=seconds.__getitem__, reverse=True)
+            ],
             "Time per stage",
         )
     yield Details("Resolved configuration", [Paragraph(format_json(facts.config), "code")])

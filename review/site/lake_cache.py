@@ -123,7 +123,7 @@ class LakeCache:
         """Return a value that changes with the manifest of a run. Raises UnknownError."""
         runs, _ = self._read_version()
         if run_id not in runs:
-            raise UnknownError(f"This lake has no run {run_id}.")
+            raise UnknownError(f"This lake has no run “{run_id}”.")
         return runs[run_id]
 
     def get_lake_version(self) -> Hashable:

@@ -1,9 +1,10 @@
 -- Status of each alert that was open since some time, in the newest run of its audit, with its history since then, oldest run first.
 -- Grain: alert, over the runs of one audit. Parameters: $since (start of the runs).
 WITH dated AS (
-    SELECT l.*, r.started_at, r.corpus, r.model
+    SELECT l.*, r.started_at, r.corpus, r.model, o.name AS region_name
     FROM lives AS l
     JOIN runs AS r USING (run_id)
+    LEFT JOIN overlay_names AS o ON o.run_id = l.last_run AND o.region = l.region
 ),
 histories AS (
     SELECT

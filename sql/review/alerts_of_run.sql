@@ -9,14 +9,14 @@ WITH totals AS (
 )
 SELECT
     a.*,
-    o.name AS region_name,
+    r.attributions AS run_pairs,
     v.* EXCLUDE (run_id, rule, region, slice_kind, slice, confirmed),
     t.n - a.n AS rest_n,
     greatest(0, t.share - a.share * a.n) / nullif(t.n - a.n, 0) AS rest_share,
     greatest(0, t.share - a.share * a.n) / nullif(t.area - a.area * a.n, 0) AS rest_effect
 FROM alerts AS a
+JOIN runs AS r USING (run_id)
 LEFT JOIN totals AS t USING (region)
 LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
-LEFT JOIN overlay_names AS o ON o.run_id = a.run_id AND o.region = a.region
 WHERE a.run_id = $run_id
 ORDER BY a.rank;

@@ -5,6 +5,7 @@ SELECT
     s.slice_kind,
     s.slice,
     s.n,
+    r.attributions AS run_pairs,
     s.share,
     s.area,
     s.effect,
@@ -12,6 +13,7 @@ SELECT
     a.explained_by,
     count(*) OVER () AS found
 FROM slice_shares AS s
+JOIN runs AS r USING (run_id)
 LEFT JOIN (
     SELECT region, slice_kind, slice, any_value(alert_id) AS alert_id, any_value(explained_by) AS explained_by
     FROM alerts

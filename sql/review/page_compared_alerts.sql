@@ -5,8 +5,8 @@ SELECT
     coalesce(l.side, r.side) AS side,
     coalesce(l.explained_by, r.explained_by) AS explained_by,
     coalesce(l.effect, r.effect) AS effect,
-    l.alert_id AS left_id, l.state AS left_state, l.severity AS left_severity, l.share AS left_share, l.effect AS left_effect, l.n AS left_n,
-    r.alert_id AS right_id, r.state AS right_state, r.severity AS right_severity, r.share AS right_share, r.effect AS right_effect, r.n AS right_n
+    l.alert_id AS left_id, l.state AS left_state, l.severity AS left_severity, l.share AS left_share, l.concentration AS left_effect, l.n AS left_n,
+    r.alert_id AS right_id, r.state AS right_state, r.severity AS right_severity, r.share AS right_share, r.concentration AS right_effect, r.n AS right_n
 FROM (SELECT * FROM alerts WHERE run_id = $left) AS l
 FULL JOIN (SELECT * FROM alerts WHERE run_id = $right) AS r USING (rule, region, slice_kind, slice)
 ORDER BY

@@ -1,6 +1,6 @@
 -- Runs, newest first, each with its audit, the covered share of the corpus, and the number of its independent alerts.
 -- Grain: run. Parameters: $audit (or `all`), $status (or `any`), $limit, $offset. `found` counts all of them.
--- coverage: attributions / sampled rows; error_rate: rows with an error / sampled rows.
+-- coverage: attributions / rows of the corpus, sampled or not; error_rate: rows with an error / sampled rows.
 WITH own AS (
     SELECT
         run_id,
@@ -12,7 +12,7 @@ WITH own AS (
 )
 SELECT
     r.* EXCLUDE (config),
-    r.attributions / nullif(r.corpus_rows - coalesce(r.not_sampled, 0), 0) AS coverage,
+    r.attributions / nullif(r.corpus_rows, 0) AS coverage,
     r.errors / nullif(r.corpus_rows - coalesce(r.not_sampled, 0), 0) AS error_rate,
     coalesce(own_confirmed, 0) AS own_confirmed,
     coalesce(own_suspected, 0) AS own_suspected,

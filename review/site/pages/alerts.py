@@ -7,7 +7,14 @@ import pyarrow.compute as pc
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.presentation.formatting import DECISIONS, format_alert, format_decision, format_region_label, format_run
+from review.presentation.formatting import (
+    DECISIONS,
+    format_alert,
+    format_audit,
+    format_decision,
+    format_region_label,
+    format_run,
+)
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards
 from review.site.pages.decisions import get_alert_decision, get_form_values
@@ -29,22 +36,24 @@ CHOICES: Final = {
     "severity": ("high", "medium", "low"),
     "state": ("confirmed", "suspected"),
     "decision": ("waiting", *DECISIONS),
-    "life": ("new", "worse", "still_firing"),
+    "life": ("new", "worse", "still_firing", "not_seen"),
 }
 EXAMPLES: Final = 8
 """Number of strongest examples, and of random ones, on the page of an alert."""
 
 
-def list_alerts(lake: LakeCache, run_id: str, *, decision: str | None = None, alone: bool) -> list[dict[str, Any]]:
+def list_alerts(
+    lake: LakeCache, run_id: str, *, decision: str | None = None, alone: bool, sort: str | None = None
+) -> list[dict[str, Any]]:
     """List alerts of a run, or of each audit's newest run (`newest`); `alone` leaves out alerts explained by others."""
-    filters = dict.fromkeys((*TEXT_FILTERS, *CHOICES, "sort")) | {"run_id": run_id, "decision": decision}
+    filters = dict.fromkeys((*TEXT_FILTERS, *CHOICES)) | {"run_id": run_id, "decision": decision, "sort": sort}
     return lake.query("review/page_alerts", **filters, alone=alone, upwards=False, limit=10_000, offset=0)
 
 
 def list_audits(lake: LakeCache) -> dict[str, str]:
     """Return the name of each audit by audit id, for a select field."""
     rows = lake.query("review/page_filter_choices")
-    return {row["audit_id"]: row["audit"] or f"{row['corpus']} with {row['model']}" for row in rows}
+    return {row["audit_id"]: format_audit(row) for row in rows}
 
 
 @router.get("/alerts")
@@ -85,6 +94,17 @@ def show_alerts(request: Request, lake: Lake) -> Response:
     )
 
 
+def list_overlays(lake: LakeCache, run_id: str) -> list[dict[str, Any]]:
+    """List the recurring overlays of a run, with the names that people gave them."""
+    return lake.query("review/overlays_of_run", run_id=run_id)
+
+
+def add_overlay_names(lake: LakeCache, run_id: str, alerts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to alerts of a run the name that a person gave to their overlay, as `region_name`."""
+    names = {row["region"]: row["name"] for row in list_overlays(lake, run_id)}
+    return [row | {"region_name": names.get(row["region"])} for row in alerts]
+
+
 def list_followers(alerts: Sequence[dict[str, Any]], leader: dict[str, Any]) -> list[dict[str, Any]]:
     """List the alerts that the alert `leader` explains, directly or through further alerts."""
     key = (leader["rule"], leader["region"])
@@ -100,11 +120,7 @@ def list_followers(alerts: Sequence[dict[str, Any]], leader: dict[str, Any]) -> 
 def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Response:
     """Show one alert with its evidence, decisions and history."""
     manifest = lake.read_manifest(run_id)
-    overlays = {row["region"]: row for row in lake.query("review/overlays_of_run", run_id=run_id)}
-    alerts = [
-        row | {"region_name": overlays.get(row["region"], {}).get("name")}
-        for row in lake.query_run(run_id, "review/alerts_of_run")
-    ]
+    alerts = add_overlay_names(lake, run_id, lake.query_run(run_id, "review/alerts_of_run"))
     place = next((place for place, row in enumerate(alerts) if row["alert_id"] == alert_id), None)
     if place is None:
         raise UnknownError(f"Run {run_id} has no alert {alert_id}.")
@@ -131,7 +147,7 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
         alert=alert,
         tests=tests,
         strips=place_tests([test for test in tests if test["effect"] is not None]),
-        overlay=overlays.get(alert["region"]),
+        overlay=next((row for row in list_overlays(lake, run_id) if row["region"] == alert["region"]), None),
         mean_maps=mean_maps,
         mean_scale=max((float(each.nats.max()) for each in mean_maps.values()), default=0.0),
         has_common_boxes=bool(list_common_boxes(lake, run_id, alert["region"])),

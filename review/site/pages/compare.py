@@ -6,7 +6,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.presentation.formatting import format_run
+from review.presentation.formatting import format_audit, format_run
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards, round_up
 from review.site.pages.pictures import explain_missing_picture, get_map, load_pair, preload_pairs, resize_map
@@ -21,7 +21,7 @@ def show_comparison(request: Request, lake: Lake) -> Response:
     left, right = get_text(request, "left"), get_text(request, "right")
     pair_id = get_text(request, "pair")
     choices = {
-        row["run_id"]: f"{format_run(row['run_id'])}: {row['model']} on {row['corpus'].rstrip('/').rpartition('/')[2]}"
+        row["run_id"]: f"{format_run(row['run_id'])}: {format_audit(row)}"
         for row in sorted(lake.query("review/page_filter_choices"), key=lambda row: row["run_id"], reverse=True)
     }
     values: dict[str, Any] = {"title": "Compare", "choices": choices, "left": left, "right": right}

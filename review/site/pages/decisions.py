@@ -30,15 +30,14 @@ def get_form_values(request: Request) -> dict[str, Any]:
     """Return values that every signing form shows: visitor, choices, the last decision, and the previous input."""
     visitor: Visitor = request.state.visitor
     (last,) = get_lake(request).query("review/last_review")
-    form = getattr(request.state, "form", None)
-    if form is None:
-        form = _recall_signer(request)
+    # A form of several steps, such as that of a sign-off, may not have asked for the name yet.
+    entered = _recall_signer(request) | dict(getattr(request.state, "form", None) or {})
     return {
         "visitor": visitor,
         "decisions": {name: format_decision(name, describe=True) for name in DECISION_DESCRIPTIONS},
         "meanings": {name: text for name, text in MEANING_LABELS.items() if _may_mean(visitor, name)},
         "seen": last["number"],
-        "entered": {name: form.get(name, "") for name in _FIELDS},
+        "entered": {name: entered.get(name, "") for name in _FIELDS},
     }
 
 

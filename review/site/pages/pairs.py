@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 from review.presentation import drawing
 from review.presentation.formatting import format_region_label
 from review.site.lake_cache import LakeCache
+from review.site.pages.alerts import add_overlay_names
 from review.site.pages.cards import make_cards
 from review.site.pages.pictures import explain_missing_picture, get_color_map, get_run_scale, load_pair, preload_pairs
 from review.site.pages.rendering import Lake, get_choice, get_number, get_text, list_options, render_list, render_page
@@ -66,7 +67,7 @@ def show_pairs(request: Request, lake: Lake, run_id: str) -> Response:
 
 def _find_alert(request: Request, lake: LakeCache, run_id: str) -> dict[str, Any]:
     """Return the alert that the filter `alert` of the URL names; an empty dictionary without this filter."""
-    rows = lake.query_run(run_id, "review/alert", alert_id=get_text(request, "alert"))
+    rows = add_overlay_names(lake, run_id, lake.query_run(run_id, "review/alert", alert_id=get_text(request, "alert")))
     return rows[0] if rows else {}
 
 
@@ -97,7 +98,7 @@ def show_pair(request: Request, lake: Lake, run_id: str, pair_id: str) -> Respon
         alert=alert,
         previous=neighbors.get(False),
         following=neighbors.get(True),
-        alerts=lake.query_run(run_id, "review/page_alerts_of_pair", pair_id=pair_id),
+        alerts=add_overlay_names(lake, run_id, lake.query_run(run_id, "review/page_alerts_of_pair", pair_id=pair_id)),
         similar=lake.query_run(run_id, "review/near_duplicates_of_pair", pair_id=pair_id, limit=12),
         screened=lake.query_run(run_id, "review/page_screenings", pair_id=pair_id),
         color_map=get_color_map(request),

@@ -18,7 +18,7 @@ import sql
 from corpora import Place, RowError, open_image
 from review.presentation import drawing
 from review.presentation.drawing import Box, Grid
-from review.presentation.pairs import MeanMap, average_maps, sum_maps, to_grid
+from review.presentation.pairs import MeanMap, average_maps, average_views, select_averaged, sum_maps, to_grid
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import round_up
 from review.site.pages.rendering import Lake, get_choice, get_number, get_text
@@ -26,8 +26,6 @@ from review.site.pages.rendering import Lake, get_choice, get_number, get_text
 router = APIRouter()
 PIXEL_RATIO: Final = 2
 """Pixels of an image file per pixel of the page, for sharp display."""
-AVERAGED_IMAGES: Final = 32
-"""Number of images that are averaged below a mean map."""
 _CACHE_CONTROL: Final = "private, max-age=600"
 
 
@@ -171,19 +169,16 @@ def send_mean_map(request: Request, lake: Lake, run_id: str, alert_id: str, half
 
 def _average_views(lake: LakeCache, alert: dict[str, Any], inside: bool) -> Image.Image | None:
     """Return the average gray image of a sample of an alert's pairs, or of the others; None without images."""
-    run_id, members = alert["run_id"], {key: alert[key] for key in ("region", "slice_kind", "slice")}
-
-    settings = {"inside": inside, "seed": 0, "limit": AVERAGED_IMAGES}
+    run_id, selection = alert["run_id"], select_averaged(alert, inside)
 
     def average() -> Image.Image | None:
-        sample = lake.query_run(run_id, "review/page_slice_sample", **members, **settings)
+        sample = lake.query_run(run_id, "review/page_slice_sample", **selection)
         rows = _query_pairs(lake, run_id, [row["pair_id"] for row in sample]).values()
-        views = [np.asarray(view, dtype=float) for row in rows if (view := _load_small_view(lake, run_id, row))]
-        return Image.fromarray(np.mean(views, axis=0).round().astype(np.uint8)) if views else None
+        return average_views(view for row in rows if (view := _load_small_view(lake, run_id, row)))
 
     if lake.explain_missing_corpus(run_id):
         return None
-    return lake.get_or_compute(lake.pictures, ("average", run_id, inside, *members.values()), average)
+    return lake.get_or_compute(lake.pictures, ("average", run_id, *selection.values()), average)
 
 
 @router.get("/runs/{run_id}/overlays/{region}/template")

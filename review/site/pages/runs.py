@@ -44,7 +44,7 @@ def show_run(request: Request, lake: Lake, run_id: str) -> Response:
     manifest = lake.read_manifest(run_id)
     checks = lake.query_run(run_id, "review/checks")
     suites = Counter((check["suite"], check["success"]) for check in checks)
-    alerts = list_alerts(lake, run_id, alone=False)
+    alerts = list_alerts(lake, run_id, alone=False, sort="rank")
     return render_page(
         request,
         "run",

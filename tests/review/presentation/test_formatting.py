@@ -114,6 +114,70 @@ def test_effect_names_what_its_rule_compares_with(rule, side, text):
     assert formatting.format_effect({"rule": rule, "side": side, "effect": 3.46}) == text
 
 
+def test_concentration_of_a_screened_region_is_not_its_loss():
+    screened = {"rule": "region_cost", "effect": 0.4, "share": 0.02, "area": 0.04}
+    assert formatting.format_concentration(screened) == "0.50"
+    assert formatting.format_concentration({**screened, "rule": "region_mass"}) == "0.40"
+    assert formatting.format_concentration({**screened, "area": 0.0}) == formatting.NO_VALUE
+
+
+@pytest.mark.parametrize(
+    ("row", "count", "pairs", "sentence"),
+    [
+        ({}, "64", "64 pairs with the overlay", "in pairs whose caption contains “dense”"),
+        ({"region": "frame"}, "64", "64 pairs", "the outer frame in pairs"),
+        (
+            {"slice_kind": "corpus", "run_pairs": 100},
+            "64 of 100",
+            "64 of 100 pairs, those with the overlay",
+            "that have",
+        ),
+        ({"slice_kind": "corpus"}, "64", "64 pairs with the overlay", "recurring overlay 1 in all pairs that have it"),
+        ({"slice_kind": "corpus", "region": '"no"', "run_pairs": 64}, "64", "64 pairs with the phrase", "that have it"),
+        (
+            {"slice_kind": "corpus", "region": "frame", "run_pairs": 64},
+            "64",
+            "64 pairs",
+            "the outer frame in all pairs",
+        ),
+    ],
+)
+def test_pairs_that_have_the_region_are_not_all_pairs(row, count, pairs, sentence):
+    alert = {**ALERT, **row}
+    assert formatting.format_pair_count(alert) == count
+    assert formatting.format_pairs(alert) == pairs
+    assert f" in {pairs}; " in formatting.format_figures(alert)
+    assert sentence in formatting.format_alert(alert)
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        ("m2ib.alert.still-firing", "alert still firing: overlay 1"),
+        ("m2ib.audit.digest", "digest of 2 alerts"),
+        ("m2ib.audit.open-alerts", "2 open alerts of earlier runs"),
+        ("m2ib.audit.completed-with-errors", "run completed with errors"),
+    ],
+)
+def test_a_message_says_what_it_is_about(event, text):
+    assert formatting.format_message({"event": event, "region": "stamp 1", "alerts": 2}) == text
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ((512, 512, 0), "100% of 512 rows"),
+        ((500, 512, None), "97.7% of 512 rows"),
+        ((60, 243, 183), "60 of 243 rows (sample)"),
+        ((58, 1243, 1183), "58 of 1,243 rows (sample of 60)"),
+        ((0, 0, 0), formatting.NO_VALUE),
+    ],
+)
+def test_coverage_names_a_sample(counts, text):
+    names = ("attributions", "corpus_rows", "not_sampled")
+    assert formatting.format_coverage(dict(zip(names, counts, strict=True))) == text
+
+
 ALERT = {
     "life": "worse", "state": "confirmed", "severity": "high", "alert_id": "a", "why": "severity high, was low",
     "side": "image", "rule": "region_mass", "region": "stamp 1", "slice_kind": "word", "slice": "dense", "n": 64,
@@ -142,8 +206,8 @@ def test_alert_update_is_one_line_with_escaped_names():
     assert formatting.format_alert_update(ALERT) == (
         "WORSE (confirmed, high severity): the score relies on recurring overlay 1 in pairs whose caption contains "
         "“dense”; covering it reduces the margin of 0.400 by 0.080 more than covering equal regions elsewhere (95% "
-        "interval 0.070 to 0.090, previously 0.060); 77.0% of the attribution on 6.25% of the image in 64 pairs; 12.30 "
-        "times its share of the area (rule region_mass); severity high, was low"
+        "interval 0.070 to 0.090, previously 0.060); 77.0% of the attribution on 6.25% of the image in 64 pairs with "
+        "the overlay; 12.30 times its share of the area (rule region_mass); severity high, was low"
     )
     assert "“DENSE”" in formatting.format_alert_update(ALERT, str.upper)
     assert "previously" not in formatting.format_alert_update({**ALERT, "life": "resolved", "alert_id": None})

@@ -61,11 +61,51 @@ def test_an_alert_is_in_the_headline_with_numbers_pairs_and_mean_maps(lake, make
     assert "6.25%" in page.text
     assert "8.00" in page.text
     assert "Mean image map" in page.text
-    assert "The 1 pair of the slice" in page.text
+    assert "The 1 pair of this alert" in page.text
     assert "The 1 other pair" in page.text
     # 1 patch of 10 and 15 of 1 nat: the first patch, a sixteenth of the area, holds 10 of 25.
     assert "The top-left corner, outlined 40.0% of the attribution (10.0 nats) on 6.25% of the area" in page.text
     assert all(image["alt"] for image in page.find("img"))
+
+
+def test_mean_maps_lie_over_the_average_image_if_there_are_images(lake, make_pair):
+    pairs = [make_pair(0, "dense shadow"), make_pair(1, "clear")]
+    (lake.corpus / "metadata.csv").write_text("file_name,text\n")  # makes the folder a corpus
+    lake.write(lake.begin(), pairs, slice="dense", pair_ids=["pair0000"])
+
+    def read_means(page):
+        return [picture for image, picture in list_pictures(page) if "Mean image map" in image["alt"]]
+
+    page = render_html_report(lake)
+    over_images = read_means(page)
+    assert len(over_images) == 2
+    assert "over the average of up to 32 of the images" in page.text
+    lake.corpus.rename(lake.corpus.with_name("moved"))
+    page = render_html_report(lake)
+    assert "over the average" not in page.text
+    alone = read_means(page)
+    assert all(over.tobytes() != bare.tobytes() for over, bare in zip(over_images, alone, strict=True))
+
+
+def test_the_time_of_stages_is_within_that_of_the_run(lake, make_pair):
+    run = lake.write(lake.begin(), [make_pair()])
+    run.update(stage_seconds={"start": 4.77, "ingest": 8.0, "attribute": 30.5})
+    text = render_html_report(lake).text
+    assert "; 38 s in its stages, after 4.8 s to start" in text
+    assert "start, before the run 4.8 s" in text
+
+
+def test_a_named_overlay_has_its_name_in_the_report(lake, make_pair):
+    run = lake.begin()
+    lake.write(run, [make_pair(0), make_pair(1)], finish=False)
+    run.write_table("stamps", [{"region": "stamp 1", "occurrences": 1, "searched": 2}])
+    lake.alert(run, [{"slice_kind": "corpus", "slice": "all pairs", "region": "stamp 1", "n": 1}])
+    run.finish("completed")
+    ada = {"name": "Ada", "role": "reader", "identity": "declared"}
+    ledger.append(lake.path, "name", {"run_id": run.run_id, "region": "stamp 1", "name": "PORT tag", "reviewer": ada})
+    text = render_html_report(lake).text
+    assert "attribution concentrates on recurring overlay 1 (“PORT tag”) in all pairs that have it" in text
+    assert "Pairs of the slice with the overlay 1 of 2" in text
 
 
 def test_truncated_captions_are_counted(lake, make_pair):

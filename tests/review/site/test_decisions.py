@@ -111,6 +111,14 @@ def read_decisions(run):
         return sql.read(connection, "FROM triage ORDER BY alert_id")
 
 
+def test_the_form_of_a_sign_off_remembers_who_decided(browser_without_users, run, alert):
+    browser, sign_off = browser_without_users, f"/runs/{run.run_id}/sign-off"
+    browser.get(alert).send(f"{alert}/decide", **DECISION, **REVIEWER)
+    browser.get(sign_off).send(sign_off, statement="Looked at.")
+    fields = browser.read_form(sign_off)
+    assert (fields["name"], fields["role"]) == (REVIEWER["name"], REVIEWER["role"])
+
+
 # Signing in and out.
 
 

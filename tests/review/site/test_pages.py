@@ -24,6 +24,7 @@ import sql
 from corpora import Limits
 from flows import cli
 from review.presentation import corpus as audited_corpus
+from review.presentation.pairs import AverageImages
 from review.site.app import create_app
 from review.site.lake_cache import LakeCache
 from review.site.pages import pictures, sql_page
@@ -32,8 +33,17 @@ from review.site.pages.pictures import resize_map
 from review.site.pages.rendering import format_sparkline
 from review.site.serve import serve
 from stores import ledger
+from tasks.notify import store_alert_history
 
 RUN = "20260101T000000-aaaaaa"
+DECISION = {
+    "decision": "benign",
+    "reason": "a marker",
+    "meaning": "review",
+    "name": "Ann",
+    "role": "reader",
+    "seen": "0",
+}
 
 
 class Page(HTMLParser):
@@ -100,6 +110,78 @@ def test_overview_shows_open_alerts_and_coverage(get_page):
     assert "Coverage 100% of 3 rows" in page.text
     assert page.find("a", href=f"/runs/{RUN}/alerts/alert0000000")
     assert not page.find("a", href=f"/runs/{RUN}/alerts/alert0000001")  # the first one explains it
+
+
+def test_an_alert_that_the_newest_run_could_not_raise_waits_for_a_decision(lake, make_pair, changing_client):
+    lake.facts |= {"audit": "chest-xray-prod", "audit_id": "c0ffee"}
+    get_page = make_get_page(changing_client)
+    lake.write(run := lake.begin(), [make_pair(0, "dense")], finish=False, slice="dense")
+    store_alert_history(run, 1)
+    run.finish("completed")
+    lake.facts["config_digest"] = "e5" * 32
+    lake.write(later := lake.begin("20260102T000000-bbbbbb"), [make_pair(0, "dense")], finish=False)
+    store_alert_history(later, 1)
+    later.finish("completed")
+    alert = f"/runs/{RUN}/alerts/alert0000000"
+    page = get_page("/")
+    assert "1 alert waits for a decision" in page.text
+    assert "not seen by the newest run, because the settings are not those of the run that raised it" in page.text
+    assert page.find("a", href=alert)
+    assert "chest-xray-prod : tiny/model on corpus" in page.text
+    assert get_page("/alerts?life=not_seen&decision=waiting").find("a", href=alert)
+    changing_client.post(f"{alert}/decide", data=DECISION, headers={"Origin": "http://127.0.0.1:8765"})
+    assert "No alert of the newest runs is waiting" in get_page("/").text
+    assert "acceptable" in get_page("/alerts").text
+
+
+def test_coverage_of_a_sample_is_not_that_of_the_corpus(lake, make_pair, changing_client):
+    run = lake.write(lake.begin(), [make_pair(0)])
+    run.update(counts={"corpus_rows": 243, "not_sampled": 183, "pairs": 60, "attributions": 60})
+    get_page = make_get_page(changing_client)
+    for url in ("/", "/runs", f"/runs/{RUN}"):
+        assert "60 of 243 rows (sample)" in get_page(url).text, url
+    (row,) = csv.DictReader(io.StringIO(changing_client.get("/runs?format=csv").content.decode("utf-8-sig")))
+    assert float(row["coverage"]) == 60 / 243
+
+
+def test_a_run_lists_its_alerts_by_rank_whatever_was_decided(lake, make_pair, changing_client):
+    run = lake.begin()
+    lake.write(run, [make_pair(0, "dense shadow")], finish=False)
+    ranked = [("shadow", "confirmed", "high", 1), ("dense", "confirmed", "medium", 2)]
+    lake.alert(run, [dict(zip(("slice", "state", "severity", "rank"), row, strict=True)) for row in ranked[::-1]])
+    run.finish("completed")
+    get_page, strongest = make_get_page(changing_client), f"/runs/{RUN}/alerts/alert0000001"
+
+    def list_order(html):
+        return list(dict.fromkeys(re.findall(r"alerts/alert000000(\d)", html)))
+
+    html = get_page(f"/runs/{RUN}").html
+    table, sign_off = html.split('id="sign-off"')
+    assert (list_order(table), list_order(sign_off)) == (["1", "0"], ["1", "0"])
+    changing_client.post(f"{strongest}/decide", data=DECISION, headers={"Origin": "http://127.0.0.1:8765"})
+    page = get_page(f"/runs/{RUN}")
+    assert (
+        "The strongest: the score relies on the top-left corner in pairs whose caption contains “shadow”" in page.text
+    )
+    assert list_order(page.html.split('id="sign-off"')[0]) == ["1", "0"]
+
+
+def test_average_image_of_a_report_is_that_of_the_site(stored_run, lake):
+    cache = LakeCache(lake.path)
+    (alert, _) = cache.query_run(RUN, "review/alerts_of_run")
+    images = AverageImages(cache.connect_runs(RUN), RUN, cache.open_corpus(RUN))
+    for inside in (True, False):
+        shown, printed = pictures._average_views(cache, alert, inside), images.average(alert, inside)
+        assert shown.size == printed.size == (288, 288)
+        assert np.abs(np.asarray(shown.convert("L"), dtype=int) - np.asarray(printed)).max() <= 3
+    assert AverageImages(cache.connect_runs(RUN), RUN, None).average(alert, True) is None
+
+
+def test_one_mean_map_is_not_called_two(lake, make_pair, get_changing_page):
+    lake.write(lake.begin(), [make_pair(0)], slice_kind="corpus", slice="all pairs")
+    text = get_changing_page(f"/runs/{RUN}/alerts/alert0000000").text
+    assert "Both maps" not in text
+    assert "Mean map " in text
 
 
 def test_alerts_are_filtered_by_the_url(get_page):

@@ -325,7 +325,7 @@ def log_outcome(run: Run) -> None:
         lines = [
             format_outcome(record, alerts),
             *([sanitize(record["reason"], 600)] if record["reason"] else []),
-            *describe_alerts(select_notifiable(history), _MAX_LOGGED),
+            *describe_alerts(select_notifiable(history), record, _MAX_LOGGED),
             f"report: {run.report_path}",
             f"alerts: {format_command(run.lake, 'alerts', run.run_id)}",
         ]

@@ -126,6 +126,19 @@ def test_alerts_of_the_latest_run_are_listed(call, alerted_run):
     assert "explained by consolidation" in everything
 
 
+def test_alerts_name_overlays_as_people_do(call, alerted_run):
+    with alerted_run.connect() as connection:
+        rows = sql.read(connection, "SELECT * EXCLUDE (concentration, score_loss) FROM alerts")
+    alerted_run.write_table("stamps", [{"region": "stamp 1", "occurrences": 2, "searched": 22}])
+    alerted_run.write_table("alerts", [row | {"region": "stamp 1"} for row in rows])
+    alerted_run.finish("completed")
+    ada = {"name": "Ada", "role": "reader", "identity": "declared"}
+    body = {"run_id": alerted_run.run_id, "region": "stamp 1", "name": "PORT tag", "reviewer": ada}
+    ledger.append(alerted_run.lake, "name", body)
+    for command in (("alerts",), ("alerts", "--since", "2020-01-01")):
+        assert "recurring overlay 1 (“PORT tag”)" in " ".join(call(*command).stdout.split()), command
+
+
 def test_alerts_as_json(call, alerted_run):
     (first, second) = last_line(call("alerts", "--json"))["alerts"]
     assert (first["slice"], first["explained_by"]) == ("consolidation", None)

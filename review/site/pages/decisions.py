@@ -46,6 +46,9 @@ def get_alert_decision(request: Request, run_id: str, alert_id: str) -> dict[str
     lake = get_lake(request)
     rows = lake.query("review/decisions", run_id=run_id)
     row = next((row for row in rows if row["alert_id"] == alert_id), None)
+    if row:
+        overlays = lake.query("review/overlays_of_run", run_id=run_id)
+        row = row | {"region_name": next((each["name"] for each in overlays if each["region"] == row["region"]), None)}
     history = lake.query("review/records_about_alert", life_id=row["life_id"]) if row else []
     values = get_form_values(request)
     if not history:

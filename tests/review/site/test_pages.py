@@ -433,6 +433,14 @@ def test_errors_are_filtered_by_the_url(get_page):
     get_page("/errors?run=none", 404)
 
 
+def test_an_alert_that_one_run_explains_is_compared(lake, make_pair, get_changing_page):
+    for run_id, explained_by in ((RUN, None), ("20260102T000000-bbbbbb", "all pairs")):
+        lake.write(lake.begin(run_id), [make_pair(0)], slice="dense", explained_by=explained_by)
+    page = get_changing_page(f"/compare?left={RUN}&right=20260102T000000-bbbbbb")
+    assert "word “dense” both suspected" in page.text
+    assert "Not listed" not in page.text
+
+
 def test_pairs_without_alerts_are_sampled_and_estimated(lake, make_pair, get_changing_page):
     run = lake.begin()
     flat = [make_pair(number, "clear", nats=0.1) for number in range(30)]
@@ -602,7 +610,8 @@ def test_overlay_is_shown_and_named(stored_run, lake, make_pair, changing_client
     assert changing_client.post(f"{base}/name", data=fields, headers=headers).url.path == alert
     (record,) = ledger.read_texts(lake.path, ledger.read_records(lake.path))
     assert (record.kind, record.body["name"], record.body["region"]) == ("name", "PORT <b>tag", "stamp 1")
-    for url in ("/", "/alerts", alert, f"/runs/{run.run_id}"):
+    store_alert_history(run, 1)
+    for url in ("/", "/alerts", alert, f"/runs/{run.run_id}", f"{alert}/decide"):
         assert "ecurring overlay 1 (“PORT <b>tag”)" in get_changing_page(url).text, url
     assert "Recurring overlay 1: PORT <b>tag" in get_changing_page(alert).text
     for change in ({"overlay_name": " "}, {"overlay_name": "x" * 61}, {"name": ""}):

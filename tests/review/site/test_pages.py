@@ -118,7 +118,7 @@ def test_an_alert_that_the_newest_run_could_not_raise_waits_for_a_decision(lake,
     lake.write(run := lake.begin(), [make_pair(0, "dense")], finish=False, slice="dense")
     store_alert_history(run, 1)
     run.finish("completed")
-    lake.facts["config_digest"] = "e5" * 32
+    lake.facts |= {"config": {"alerts": {"factor": 3.0, "min_pairs": 1}}, "config_digest": "e5" * 32}
     lake.write(later := lake.begin("20260102T000000-bbbbbb"), [make_pair(0, "dense")], finish=False)
     store_alert_history(later, 1)
     later.finish("completed")

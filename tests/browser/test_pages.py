@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from review.report.html import write_report
+
 CHECKS = (Path(__file__).parent / "checks.js").read_text(encoding="utf-8")
 PAGES = (
     *("/", "/alerts", "/alerts?follow=all&run=all", "/runs", "/errors", "/sql", "/help", "/compare"),
@@ -34,6 +36,13 @@ def test_every_page_is_accessible(site, visit, sign_in_as, paths, width, scheme,
         page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
         faults_by_path[path] = page.evaluate(CHECKS)
     assert {path: faults for path, faults in faults_by_path.items() if faults} == {}
+
+
+def test_a_report_fits_a_narrow_window(lake, browser):
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto(f"file://{write_report(lake, 'latest')}")
+    assert page.evaluate(CHECKS) == []
+    page.close()
 
 
 def test_checks_find_every_kind_of_fault(browser):

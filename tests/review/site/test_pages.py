@@ -333,6 +333,8 @@ def test_alert_page_shows_meaning_and_evidence(get_page):
     assert not page.find("a", rel="prev")
     follower = get_page(f"/runs/{RUN}/alerts/alert0000001")
     assert "This alert is explained by the alert in the slice “dense”" in follower.text
+    assert "It is enough to decide about the alert that explains this one" in follower.text
+    assert "It is enough to decide" not in page.text
     assert follower.find("a", rel="prev", href=f"/runs/{RUN}/alerts/alert0000000")
 
 

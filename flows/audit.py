@@ -95,7 +95,9 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
         warnings += _find_alerts(run, config, engine, gpu_limits, stage)
     with stage("notify"):
         update_history(run, config.alerts.min_pairs)
-    if read_again := count_reads(run) - attribution_reads:
+    read_again = count_reads(run) - attribution_reads
+    # In an incremental run the tests are the first to read the images of reused maps: no cache could have had them.
+    if read_again and not run.read_manifest()["counts"]["reused"]:
         get_run_logger().info(
             "%d images were read again for the tests; see [run] cache_bytes = %d", read_again, config.run.cache_bytes
         )

@@ -88,8 +88,9 @@ class Attribution:
     def __repr__(self) -> str:
         rows, columns = self.image_map.shape[1:]
         means = float(self.cosine.mean()), float(self.image_nats.mean()), sum(self.text_nats) / len(self)
+        number = "1 pair" if len(self) == 1 else f"{len(self)} pairs"
         return (
-            f"Attribution({len(self)} pairs, image maps {rows} x {columns}; means: cosine {means[0]:.3f}, "
+            f"Attribution({number}, image maps {rows} x {columns}; means: cosine {means[0]:.3f}, "
             f"image {means[1]:.4g} nats, text {means[2]:.4g} nats)"
         )
 
@@ -100,7 +101,9 @@ class Attribution:
     def __getitem__(self, index: int | slice) -> "PairAttribution | Attribution":
         if isinstance(index, slice):
             return Attribution(**{one.name: getattr(self, one.name)[index] for one in fields(self)})
-        i = range(len(self))[index]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"pair: got {index}, expected an index from 0 to {len(self) - 1}")
+        i = index % len(self)
         text = self.texts[i] if self.texts else ""
         return PairAttribution(
             text, float(self.cosine[i]), self.image_map[i], self.tokens[i], self.special[i], self.text_map[i]
@@ -132,18 +135,20 @@ class Attribution:
         """Plot pairs with matplotlib: the overlay of each with a common color scale, and the nats of its tokens.
 
         Args:
-            pairs: Indices of the pairs. Defaults to the first four.
+            pairs: Indices of the pairs, such as [0, 7]. Defaults to the first four.
 
         Returns:
             A `matplotlib.figure.Figure`, for `.savefig("maps.png")`. A notebook shows it after `%matplotlib inline`.
 
         Raises:
-            ValueError: If `attribute` was given an array or a tensor instead of PIL images.
+            ValueError: If `attribute` was given an array or a tensor instead of PIL images, or there is no index.
         """
         from m2ib.plotting import plot_pairs
 
         chosen = range(min(len(self), 4)) if pairs is None else pairs
-        top = max(float(self.image_map[i].max()) for i in chosen)
+        if not isinstance(chosen, Sequence) or not chosen:
+            raise ValueError(f"pairs: got {pairs!r}, expected a list with the indices of one pair or more, such as [0]")
+        top = max(float(self[i].image_map.max()) for i in chosen)
         return plot_pairs([(self.overlay(i, top), self[i]) for i in chosen], top)
 
     def to_frame(self) -> Any:
@@ -254,7 +259,7 @@ def start_attribution(
     """
     config, statistics = config or BottleneckConfig(), statistics or FeatureStatistics()
     config.check_layers(encoder.image.num_blocks, encoder.text.num_blocks)
-    _check_arguments(encoder, images, texts, keys, batch_size)
+    _check_arguments(encoder, images, texts, keys, batch_size, progress)
     _check_statistics(encoder, config, statistics)
     if batch_size is None:
         batch_size = 1 if len(images) == 1 else estimate_batch_size(encoder, config)
@@ -284,8 +289,15 @@ def start_attribution(
 
 
 def _check_arguments(
-    encoder: DualEncoder, images: Images, texts: Sequence[str], keys: Sequence[str] | None, batch_size: int | None
+    encoder: DualEncoder,
+    images: Images,
+    texts: Sequence[str],
+    keys: Sequence[str] | None,
+    batch_size: int | None,
+    progress: object,
 ) -> None:
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress: got {progress!r}, expected a function of two numbers: the finished and all pairs")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
     for name, given in (("texts", texts), ("keys", keys)):
@@ -295,6 +307,8 @@ def _check_arguments(
         raise ValueError(
             f"images and texts: got {len(images)} and {len(texts)}, expected one text per image, and at least one image"
         )
+    if empty := [i for i, text in enumerate(texts) if not text.strip()]:
+        raise ValueError(f"texts: got an empty caption for pair {empty[0]}, expected captions with words; leave it out")
     if keys is not None and len(keys) != len(images):
         raise ValueError(f"keys: got {len(keys)} keys, expected {len(images)}, one key per pair")
     _check_images(encoder, images)

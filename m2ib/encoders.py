@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -274,6 +275,13 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
     """
     check_names(architecture, pretrained, open_clip.list_models())
     packaged = entry_points(group=MODELS, name=architecture)
+    is_file = pretrained is not None and Path(pretrained).is_file()
+    if pretrained and not is_file and not open_clip.get_pretrained_cfg(architecture, pretrained):
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        raise ModelLoadError(
+            f"pretrained: got {pretrained!r} for the model {architecture!r}, expected the path of a checkpoint file or "
+            f"a tag: {', '.join(tags) or 'the model has none'}"
+        )
     try:
         with _quiet_open_clip():
             source = f"local-dir:{packaged[architecture].load()}" if packaged else architecture
@@ -287,7 +295,14 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
             raise ModelLoadError(
                 f"{what} could not be loaded: the weights do not fit the architecture. Tensors {misfit}"
             ) from error
-        raise ModelLoadError(f"{what} could not be loaded: {type(error).__name__}: {error}") from error
+        reason = f"{type(error).__name__}: {error}"
+        if is_file:
+            raise ModelLoadError(
+                f"pretrained: got the file {pretrained!r}, which cannot be loaded as weights ({reason}), expected "
+                "safetensors, or a state dict that torch.load(weights_only=True) accepts; check that the file is "
+                "complete, or write it again with torch.save(model.state_dict(), path)"
+            ) from error
+        raise ModelLoadError(f"{what} could not be loaded: {reason}") from error
     name = architecture if not pretrained else f"{architecture}/{pretrained}"
     return DualEncoder(model.eval(), tokenizer, name=name)
 

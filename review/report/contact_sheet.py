@@ -39,10 +39,10 @@ def describe_corpus(description: Description, min_pairs: int) -> list[tuple[str,
 
     Values of a column that at least `min_pairs` pairs have become slices of an audit.
     """
-    parts = [format_count(description.pairs, "pair")]
-    if description.duplicates:
-        parts.append(format_count(description.duplicates, "duplicate"))
-    parts.append(f"{format_count(sum(description.errors.values()), 'row')} with an error")
+    errors = sum(description.errors.values()) + description.duplicates  # as a run counts them
+    parts = [format_count(description.pairs, "pair"), format_count(errors, "error row")]
+    if number := description.duplicates:
+        parts.append(f"{number:,} of them {'a duplicate' if number == 1 else 'duplicates'}")
     labels = [
         ("Format", description.format),
         ("Rows", f"{format_count(description.rows)}: {', '.join(parts)}"),

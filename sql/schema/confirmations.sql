@@ -23,8 +23,9 @@ CREATE TABLE confirmations (
     passed BOOLEAN,            -- whether this fill passed
     confirmed BOOLEAN,         -- whether all fills of the finding passed
     reason VARCHAR,            -- why this fill did not pass
-    transplant_rise DOUBLE,    -- rise of another image's margin for the source's caption when the region is pasted into
-    transplant_low DOUBLE,     -- it, minus that of pasted controls; per finding; NULL for a frame
+    transplant_rise DOUBLE,    -- rise of another image's margin for this caption when the region is pasted into that
+                               -- image, minus the rise for pasted controls; per finding; NULL for the frame
+    transplant_low DOUBLE,     -- 95% interval
     transplant_high DOUBLE,
-    transplant_n BIGINT
+    transplant_n BIGINT        -- pairs with such a transplant
 );

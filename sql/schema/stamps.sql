@@ -11,8 +11,8 @@ CREATE TABLE stamps (
     members BIGINT,        -- images of the first template
     occurrences BIGINT,    -- pairs in which it was found
     searched BIGINT,       -- pairs that were searched
-    share DOUBLE,          -- mean share of the mass over sampled images with the overlay,
-    area DOUBLE,           -- and of the area
+    share DOUBLE,          -- of the map's mass inside its box, mean over the sampled images that have it
+    area DOUBLE,           -- of the area inside its box, mean over the same images
     spread BOOLEAN,        -- whether it extends over most of the image: its strokes are covered, not its box
     score DOUBLE,          -- median correlation of the sample's occurrences; 1 is identical
     threshold DOUBLE,      -- correlation at which it counts as found

@@ -40,7 +40,7 @@ def test_every_row_is_accounted_for(corpus_and_description):
 def test_contact_sheet_shows_counts_and_images_and_escapes_text(corpus_and_description, tmp_path):
     corpus, description = corpus_and_description
     page = write_contact_sheet(corpus, description, "<b>corpus</b>", tmp_path / "new" / "page.html", 20).read_text()
-    assert dict(describe_corpus(description, 20))["Rows"] == "9: 4 pairs, 5 rows with an error"
+    assert dict(describe_corpus(description, 20))["Rows"] == "9: 4 pairs, 5 error rows"
     assert page.count("data:image/png") >= 3
     assert "<script" not in page
     assert "&lt;b&gt;corpus&lt;/b&gt;" in page

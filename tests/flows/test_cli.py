@@ -486,7 +486,7 @@ def test_a_corpus_is_described_before_it_is_audited(phantoms, tmp_path):
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout.splitlines()[-1])
     assert (answer["format"], answer["listed"], answer["pairs"], answer["errors"]) == ("folder", 40, 40, {})
-    assert "40 pairs, 0 rows with an error" in result.stdout
+    assert "40 pairs, 0 error rows" in result.stdout
     assert sheet.read_text(encoding="utf-8").count("data:image/") >= 40
 
 
@@ -566,7 +566,7 @@ def test_duplicates_are_counted_apart_from_errors(phantoms, tmp_path):
     assert result.exit_code == 0, result.output
     answer = last_line(result)
     assert (answer["listed"], answer["pairs"], answer["duplicates"], answer["errors"]) == (5, 3, 1, {"missing_file": 1})
-    assert "5: 3 pairs, 1 duplicate, 1 row with an error" in result.stdout
+    assert "5: 3 pairs, 2 error rows, 1 of them a duplicate" in result.stdout
     assert "1 x missing_file, such as gone.png: line 6: The file does not exist" in result.stdout
     assert "line 5 repeats the image and the caption of line 2" in result.stdout
     sheet = (tmp_path / "page.html").read_text()

@@ -111,7 +111,7 @@ def test_a_local_checkpoint_of_a_named_architecture_loads(tmp_path, suffix, monk
     assert all(torch.equal(value, weights[key]) for key, value in encoder.model.state_dict().items())
 
 
-def test_message_of_a_failed_load_says_what_to_check(tmp_path):
+def test_message_of_a_failed_load_says_what_to_check(tmp_path, caplog):
     with pytest.raises(ModelLoadError, match=r"nearest: .*ViT-B-32"):
         load_encoder("ViT-B-23")
     with pytest.raises(ModelLoadError, match="got None for the model"):
@@ -123,8 +123,13 @@ def test_message_of_a_failed_load_says_what_to_check(tmp_path):
     with pytest.raises(ModelLoadError, match="expected None for hf-hub:, local-dir: and models of packages"):
         load_encoder("demo/clean", "openai")
     (tmp_path / "pickle.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'echo'\ntR.")
-    with pytest.raises(ModelLoadError, match="could not be loaded"):
+    with pytest.raises(ModelLoadError, match=r"got the file .*pickle.pt', which cannot be loaded as weights .*check"):
         load_encoder("ViT-B-32", str(tmp_path / "pickle.pt"))
+    with pytest.raises(
+        ModelLoadError, match=r"got 'laion' for the model 'ViT-B-32', .*or a tag: openai, laion400m_e31"
+    ):
+        load_encoder("ViT-B-32", "laion")
+    assert caplog.messages == []
 
 
 def test_a_model_of_an_installed_package_is_found_by_its_name():

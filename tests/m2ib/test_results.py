@@ -31,8 +31,9 @@ def test_a_result_is_indexed_by_pair(result):
     some = result[2:4]
     assert (len(some), list(some.texts)) == (2, list(result.texts[2:4]))
     assert some.overlay(0).tobytes() == result.overlay(2).tobytes()
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="got 11, expected an index from 0 to 10"):
         result[11]
+    assert repr(result[:1]).startswith("Attribution(1 pair, ")
 
 
 def test_an_overlay_shows_the_view_of_the_model_and_colors_patches_with_nats(encoder):
@@ -57,6 +58,11 @@ def test_a_plot_has_an_overlay_and_bars_for_each_pair(result, tmp_path):
     figure = result.plot([0, 5])
     assert len(figure.axes) == 5  # with the color scale
     assert [label.get_text() for label in figure.axes[3].get_yticklabels()] == list(result[5].tokens)
+    assert [figure.axes[row].get_title().split("\n")[0] for row in (0, 2)] == [result[0].text, result[5].text]
+    with pytest.raises(ValueError, match=r"got \[\], expected a list with the indices of one pair or more"):
+        result.plot([])
+    with pytest.raises(IndexError, match="got 99, expected an index from 0 to 10"):
+        result.plot([99])
     figure.savefig(tmp_path / "maps.png")
     assert np.asarray(Image.open(tmp_path / "maps.png")).shape == (600, 800, 4)
 
@@ -75,6 +81,12 @@ def test_progress_is_reported_after_each_batch(encoder, pairs):
     calls = []
     attribute(encoder, *pairs, preset("paper"), batch_size=4, progress=lambda *done: calls.append(done))
     assert calls == [(4, 11), (8, 11), (11, 11)]
+
+
+def test_an_empty_caption_is_refused(encoder, pairs):
+    images, texts = pairs
+    with pytest.raises(ValueError, match="got an empty caption for pair 1"):
+        attribute(encoder, images[:2], [texts[0], " "], preset("paper"))
 
 
 def test_arrays_have_no_picture_to_draw_over(encoder, pairs):
@@ -96,8 +108,23 @@ try:
     m2ib.attribute(encoder, ["a.png"], ["a"], m2ib.preset("paper"))
 except TypeError as error:
     print(json.dumps([str(error), sorted({"matplotlib", "pandas"} & {*sys.modules})]))
+from PIL import Image
+pair = [Image.new("RGB", (80, 80))], ["a"]
+for call in (
+    lambda: m2ib.attribute(encoder, *pair, m2ib.preset("paper"), progress=True),
+    lambda: m2ib.attribute(encoder, *pair, m2ib.preset("paper")).plot(9),
+):
+    try:
+        call()
+    except (TypeError, ValueError) as error:
+        print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
-    message, modules = json.loads(done.stdout)
+    first, *others = done.stdout.splitlines()
+    message, modules = json.loads(first)
     assert message == "images: got str, expected PIL images; open files with PIL.Image.open"
     assert modules == []
+    assert others == [
+        "progress: got True, expected a function of two numbers: the finished and all pairs",
+        "pairs: got 9, expected a list with the indices of one pair or more, such as [0]",
+    ]

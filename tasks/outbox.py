@@ -91,13 +91,17 @@ class Outbox:
     def _list_retries(self, recipient: Recipient) -> list[tuple[Event, str]]:
         """Build the messages of this audit again that were not delivered; record those that are dropped."""
         found = []
+        ended = {
+            row["life_id"] for row in self._run.iter_rows("lives", ["life_id", "life"]) if row["life"] == "resolved"
+        }
         audit = sql.audit_id(self._run.read_manifest())
         own = {row["run_id"]: row for row in sql.read_manifests(self._run.lake) if sql.audit_id(row) == audit}
         for row in self._failed:
             if row["recipient"] != recipient.block or row["run_id"] not in own:
                 continue
             is_old = row["first_tried"] < datetime.now(UTC) - timedelta(days=RETRY_DAYS)
-            event = None if is_old else self._rebuild(own[row["run_id"]], row)
+            is_over = row["event"].startswith("m2ib.alert.") and ended.issuperset(row["life_ids"])
+            event = None if is_old or is_over else self._rebuild(own[row["run_id"]], row)
             if event is not None and str(event.event_id) == row["event_id"] and recipient.wants(event):
                 found.append((event, row["run_id"]))
                 continue

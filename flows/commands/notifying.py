@@ -148,11 +148,14 @@ def _print_status(lake: Root, as_json: bool) -> None:
     from flows.notify import list_open_alerts
     from tasks.recipients import read_recipients
 
-    recipients = read_recipients()
-    with sql.connect(lake) as connection:
-        delivered = {row["recipient"]: row for row in sql.rows(connection, "review/deliveries_by_recipient")}
-        failed = sql.rows(connection, "review/undelivered_messages")
-    unsent = [(run.run_id, row) for run, rows in list_open_alerts(lake, None) for row in rows]
+    recipients, delivered, failed, unsent = read_recipients(), {}, [], []
+    try:
+        with sql.connect(lake) as connection:
+            delivered = {row["recipient"]: row for row in sql.rows(connection, "review/deliveries_by_recipient")}
+            failed = sql.rows(connection, "review/undelivered_messages")
+        unsent = [(run.run_id, row) for run, rows in list_open_alerts(lake, None) for row in rows]
+    except sql.LakeError as error:
+        output.note(f"what was delivered is unknown: {error}")
     nothing = {"delivered": 0, "last_delivered": None, "not_delivered": 0}
     rows = [
         {

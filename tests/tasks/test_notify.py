@@ -181,6 +181,16 @@ def test_a_recipient_that_is_down_costs_one_line_and_gets_its_messages_from_the_
     assert len(block.messages) == 2
 
 
+def test_an_alert_that_was_resolved_before_its_message_arrived_is_not_sent(add_next_run, block, everyone):
+    block.error = refused()
+    notify_run_end(add_next_run({}, {"region": "frame"}), SETTINGS)
+    block.error = None
+    last = add_next_run({})
+    notify_run_end(last, SETTINGS)
+    assert subjects(block) == ["c with m: new, corner"]
+    assert sorted(row["outcome"] for row in read_deliveries(last.lake)) == ["delivered", "dropped", "failed", "failed"]
+
+
 def test_alerts_of_runs_by_hand_are_sent_by_the_next_run_that_notifies(add_next_run, block, everyone):
     by_hand = add_next_run({}, {"region": "frame"})
     notify_run_end(by_hand, NotifyConfig(enabled=False))
@@ -223,8 +233,8 @@ def test_messages_are_dropped_after_a_week(add_next_run, block, everyone, monkey
     notify_run_end(add_next_run({}), SETTINGS)
     block.error = None
     monkeypatch.setattr(outbox, "RETRY_DAYS", 7 - days)  # a week has passed, or not
-    notify_run_end(add_next_run(), SETTINGS)
-    run = add_next_run()
+    notify_run_end(add_next_run({}), SETTINGS)
+    run = add_next_run({})
     assert [row["outcome"] for row in read_deliveries(run.lake)][:2] == [
         "failed",
         "delivered" if days < 7 else "dropped",

@@ -297,6 +297,7 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
             ) from error
         reason = f"{type(error).__name__}: {error}"
         if is_file:
+            reason = reason.partition(". ")[0].partition("\n")[0]  # PyTorch goes on to advise to run the file's code
             raise ModelLoadError(
                 f"pretrained: got the file {pretrained!r}, which cannot be loaded as weights ({reason}), expected "
                 "safetensors, or a state dict that torch.load(weights_only=True) accepts; check that the file is "

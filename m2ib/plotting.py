@@ -1,7 +1,7 @@
 """Draw attribution maps over images, and plot pairs with matplotlib. The module does not import PyTorch."""
 
 from collections.abc import Sequence
-from textwrap import shorten
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,8 +42,8 @@ def plot_pairs(pairs: Sequence[tuple[Image.Image, "PairAttribution"]], top: floa
     for (left, right), (overlay, pair) in zip(axes, pairs, strict=True):
         left.imshow(overlay)
         left.set_axis_off()
-        caption = shorten(pair.text.replace("$", r"\$"), 60, placeholder=" …")  # dollars would be formulas
-        left.set_title("\n".join(filter(None, [caption, f"cosine {pair.cosine:.3f}"])), fontsize="medium")
+        caption = wrap(pair.text.replace("$", r"\$"), 36, max_lines=2, placeholder=" …")  # dollars would be formulas
+        left.set_title("\n".join([*caption, f"cosine {pair.cosine:.3f}"]), fontsize="medium")
         places = range(len(pair.tokens))
         right.barh(places, pair.text_map.numpy(), color=["0.7" if special else "C0" for special in pair.special])
         right.set_yticks(places, pair.tokens)

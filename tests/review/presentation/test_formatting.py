@@ -231,3 +231,18 @@ def test_bytes_have_binary_units(size, text):
 )
 def test_durations_have_at_most_two_units(seconds, text):
     assert formatting.format_duration(seconds) == text
+
+
+def test_alerts_are_counted_alike():
+    rows = [{"state": "confirmed", "explained_by": None}, {"state": "suspected", "explained_by": "x"}]
+    assert formatting.format_alert_count([]) == "no alerts"
+    assert formatting.format_alert_count(rows[:1]) == "1 alert (1 confirmed)"
+    assert formatting.format_alert_count(rows) == "2 alerts, 1 of them independent (1 confirmed)"
+
+
+def test_random_regions_that_could_not_be_tested_are_mentioned():
+    trials = [{"kind": "random", "confirmed": 0, "planned": 2}]
+    (sentence,) = formatting.format_self_audit(trials)
+    assert sentence.startswith("of 1 random region of that size")
+    assert sentence.endswith("; 1 more could not be tested: too few of their pairs have foils and room for controls")
+    assert "more could not" not in formatting.format_self_audit([{**trials[0], "planned": 1}])[0]

@@ -356,6 +356,8 @@ def test_the_command_shows_asks_erases_and_writes_reports_again(run_class, lake)
     shown = invoke(*given)
     assert shown.exit_code == 2
     assert "nothing was erased; to erase, add --yes" in shown.stderr
+    assert f"reports to write again: runs/{run.run_id}/report.html\n" in shown.stdout
+    assert "files to delete" not in shown.stdout
     assert find_identifiers(lake)
     done = invoke(*given, "--yes", "--json")
     assert done.exit_code == 0, done.output

@@ -8,6 +8,7 @@ written, this is logged and does not fail the audit.
 import hashlib
 import itertools
 import logging
+import math
 import re
 import time
 import unicodedata
@@ -118,16 +119,24 @@ def audit_name(record: Mapping[str, Any]) -> str:
 
 
 def select_notifiable(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the rows of the alert history that people are notified of, most urgent first.
+    """Return the rows of the alert history that people are notified of, most urgent first: by status, then by rank.
 
     These are alerts that no stronger one explains, and resolved alerts of which people were notified before.
     """
 
     def urgency(row: Mapping[str, Any]) -> tuple[Any, ...]:
-        return ALERT_STATUSES.index(row["life"]), row["state"], -row["effect"], row["life_id"]
+        status = ALERT_STATUSES.index(row["life"])  # an alert that the run did not raise has no rank
+        return status, row["rank"] or math.inf, row["state"], -row["effect"], row["life_id"]
 
     notifiable = (row["announced"] if row["life"] == "resolved" else row["explained_by"] is None for row in rows)
     return sorted(itertools.compress(rows, notifiable), key=urgency)
+
+
+def list_notifiable(run: Run) -> list[Mapping[str, Any]]:
+    """Return `select_notifiable` of the alert history of a run. Alerts of unknown status are left out."""
+    with run.connect() as connection:
+        rows = sql.rows(connection, "review/alert_history_of_run", run_id=run.run_id, alert_id=None)
+    return select_notifiable([row for row in rows if row["life"] is not None])
 
 
 def _describe_alert(row: Mapping[str, Any], record: Mapping[str, Any]) -> str:
@@ -303,9 +312,7 @@ def publish_outcome(run: Run) -> None:
     """Create the Prefect artifacts of a run that has ended: summary, alerts, link to the report."""
     with _log_failure(run, "summary"):
         record, report = run.read_manifest(), run.report_path
-        with run.connect() as connection:
-            history = "FROM lives WHERE run_id = $run_id AND life IS NOT NULL"
-            alerts = select_notifiable(sql.read(connection, history, {"run_id": run.run_id}))
+        alerts = list_notifiable(run)
         summary = format_summary(record, alerts, report)
         create_markdown_artifact(summary, artifact_key(record, "summary"), f"run {run.run_id}")
         rows = [{title: _format_cell(row[key]) for title, key in _COLUMNS.items()} for row in alerts[:_MAX_ALERTS]]
@@ -321,11 +328,10 @@ def log_outcome(run: Run) -> None:
         record, about = run.read_manifest(), {"run_id": run.run_id}
         with run.connect() as connection:
             alerts = sql.read(connection, "FROM alerts WHERE run_id = $run_id", about)
-            history = sql.read(connection, "FROM lives WHERE run_id = $run_id AND life IS NOT NULL", about)
         lines = [
             format_outcome(record, alerts),
             *([sanitize(record["reason"], 600)] if record["reason"] else []),
-            *describe_alerts(select_notifiable(history), record, _MAX_LOGGED),
+            *describe_alerts(list_notifiable(run), record, _MAX_LOGGED),
             f"report: {run.report_path}",
             f"alerts: {format_command(run.lake, 'alerts', run.run_id)}",
         ]

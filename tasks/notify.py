@@ -179,8 +179,8 @@ def _list_events(run: Run, settings: NotifyConfig, never_notified: Collection[st
         message = "run %s: nobody is notified of its alerts, because a later run of this audit is complete"
         run_logger().warning(message, run.run_id)
         return events
-    history = [r for r in run.iter_rows("lives") if r["life"] != "resolved" or r["life_id"] not in never_notified]
-    rows = messages.select_notifiable(history)
+    found = messages.list_notifiable(run)
+    rows = [row for row in found if row["life"] != "resolved" or row["life_id"] not in never_notified]
     if settings.digest:
         return [messages.build_digest_event(rows, *about), *events]
     return [*(messages.build_alert_event(row, *about) for row in rows if row["life"] in settings.tell), *events]

@@ -57,7 +57,7 @@ def test_outcome_is_published_as_summary_table_and_link(run_with_alert, created_
     publish_outcome(run_with_alert)
     assert [kind for kind, _ in created_artifacts] == ["create_markdown", "create_table", "create_link"]
     (row,) = created_artifacts[1][1][0]
-    assert (row["life"], row["state"], row["region"], row["effect"]) == ("new", "suspected", "corner", "3")
+    assert (row["status"], row["state"], row["region"], row["concentration"]) == ("new", "suspected", "corner", "3")
     assert created_artifacts[2][1][0] == "file://" + str(run_with_alert.folder / "report.html").replace(
         " ", "%20"
     ).replace("'", "%27")

@@ -30,7 +30,7 @@ ROW = {
     "state": "confirmed", "severity": "high", "rule": "region_mass", "side": "image", "region": "corner top-left",
     "slice_kind": "word", "slice": "horse", "explained_by": None, "n": 48, "share": 0.3, "area": 0.05, "effect": 6.0,
     "score_effect": 0.41, "score_low": 0.3, "score_high": 0.5, "margin": 0.62, "effect_before": None,
-    "score_effect_before": None, "first_run": "r1", "last_run": "r1", "runs": 1, "previous_run": None,
+    "score_effect_before": None, "rank": 1, "first_run": "r1", "last_run": "r1", "runs": 1, "previous_run": None,
     "first_seen": TIME, "last_seen": TIME,
 }  # fmt: skip
 UNTRUSTED = [
@@ -104,6 +104,12 @@ def test_event_ids_are_stable_and_unique():
 )
 def test_an_explained_alert_is_not_notifiable(change, expected):
     assert bool(select_notifiable([ROW | change])) == expected
+
+
+def test_messages_follow_the_rank_of_alerts_as_reports_do():
+    rows = [ROW | {"life_id": "b", "rank": 2, "effect": 9.0}, ROW | {"life_id": "a", "rank": 1, "effect": 2.0}]
+    gone = [ROW | {"life_id": "c", "life": "resolved", "rank": None}]
+    assert [row["life_id"] for row in select_notifiable([*gone, *rows])] == ["a", "b", "c"]
 
 
 def test_a_digest_counts_all_and_describes_the_most_urgent():

@@ -46,7 +46,7 @@ class Encoder:
         ("ViT-B-32", "/nowhere/weights.safetensors", "there is no such file"),
         ("local-dir:/nowhere", None, "is no folder"),
         ("no-such-model", "openai", "expected a name from"),
-        ("ViT-B-32", "no-such-tag", "not a known tag or valid file path"),
+        ("ViT-B-32", "no-such-tag", "expected the path of a checkpoint file or a tag: openai"),
     ],
 )
 def test_a_model_that_does_not_load_is_bad_input(architecture, pretrained, message):

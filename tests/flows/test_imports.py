@@ -38,7 +38,8 @@ def completed_lake(hand_written_run):
 
 def test_reading_commands_import_no_heavy_package(completed_lake):
     lake = ["--lake", str(completed_lake)]
-    loaded = list_imported_modules(["sql", "SELECT 1", *lake], ["alerts", *lake], ["verify", "latest", *lake])
+    commands = ["--help"], ["sql", "SELECT 1", *lake], ["alerts", *lake], ["verify", "latest", *lake]
+    loaded = list_imported_modules(*commands)
     assert "typer" in loaded
     assert loaded.isdisjoint([*HEAVY_PACKAGES, "pandas", "m2ib", "jinja2", "PIL", "fastapi"])
 

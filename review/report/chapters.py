@@ -66,6 +66,8 @@ def _build_summary(facts: RunFacts) -> Iterator[Block]:
     if facts.warning:
         yield Paragraph(facts.warning, "state", strong=True)
     yield Paragraph(_describe_result(facts), "lead")
+    if facts.erasure:
+        yield Paragraph(facts.erasure)
     if len(facts.alerts) > 1:
         items = [
             Item(

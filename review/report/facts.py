@@ -10,6 +10,7 @@ from PIL import Image
 
 import sql
 from review.evidence.decisions import query_decisions
+from review.evidence.erasures import describe_erasure
 from review.presentation import drawing
 from review.presentation.corpus import open_audited_corpus
 from review.presentation.formatting import NO_VALUE, format_count, format_headline, format_self_audit
@@ -45,6 +46,7 @@ class RunFacts:
         self.config: dict[str, Any] = manifest["config"]
         self.manifest_sha256 = sql.manifest_sha256(lake, self.run_id)
         self.warning = self._check_manifest(lake)
+        self.erasure = describe_erasure(lake, manifest)
         # Read again if a record was added meanwhile, so that `last_record` is the last one that the decisions include.
         while True:
             records = ledger.read_records(lake)
@@ -121,7 +123,8 @@ class RunFacts:
         # Alerts that were open before this run, which did not raise them.
         self.missing_alerts = [row for row in histories if row["alert_id"] is None and row["announced"]]
 
-        alerts = [row | {"region_name": self._overlay_names.get(row["region"])} for row in read("review/alerts_of_run")]
+        rows = read("review/alerts_of_run", compared=self.erasure is None)
+        alerts = [row | {"region_name": self._overlay_names.get(row["region"])} for row in rows]
         independent = [alert for alert in alerts if alert["explained_by"] is None]
         self.headline = format_headline(self.manifest, independent)
         comparison = [row["pair_id"] for row in read("review/sampled_pairs", limit=COMPARISON_PAIRS)]

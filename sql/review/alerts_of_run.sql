@@ -1,10 +1,11 @@
 -- Alerts of one run, each with its test and the figures of the pairs outside its slice: first independent, confirmed and strong ones.
--- Grain: alert. Parameters: $run_id. Columns of the test are NULL for an alert that was not tested.
--- rest_*: the same region over the pairs that are not in the slice; NULL if there are none.
+-- Grain: alert. Parameters: $run_id, $compared. Columns of the test are NULL for an alert that was not tested.
+-- rest_*: the same region over the pairs that are not in the slice; NULL if there are none,
+-- or unless $compared: after an erasure, the figures of alerts are older than the rows.
 WITH totals AS (
     SELECT region, count(*) AS n, exact_sum(share) AS share, exact_sum(area) AS area
     FROM region_shares
-    WHERE run_id = $run_id AND share IS NOT NULL AND area > 0
+    WHERE $compared AND run_id = $run_id AND share IS NOT NULL AND area > 0
     GROUP BY region
 )
 SELECT

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 from fastapi import APIRouter, Request, Response
 
 import sql
+from review.evidence.erasures import describe_erasure
 from review.presentation.formatting import (
     DECISIONS,
     format_alert,
@@ -120,7 +121,9 @@ def list_followers(alerts: Sequence[dict[str, Any]], leader: dict[str, Any]) -> 
 def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Response:
     """Show one alert with its evidence, decisions and history."""
     manifest = lake.read_manifest(run_id)
-    alerts = add_overlay_names(lake, run_id, lake.query_run(run_id, "review/alerts_of_run"))
+    erasure = lake.cache_for_run(run_id, "erasure", lambda: describe_erasure(lake.lake, manifest))
+    rows = lake.query_run(run_id, "review/alerts_of_run", compared=erasure is None)
+    alerts = add_overlay_names(lake, run_id, rows)
     place = next((place for place, row in enumerate(alerts) if row["alert_id"] == alert_id), None)
     if place is None:
         raise UnknownError(f"Run {run_id} has no alert {alert_id}.")
@@ -145,6 +148,7 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
         run_id=run_id,
         manifest=manifest,
         alert=alert,
+        erasure=erasure,
         tests=tests,
         strips=place_tests([test for test in tests if test["effect"] is not None]),
         overlay=next((row for row in list_overlays(lake, run_id) if row["region"] == alert["region"]), None),

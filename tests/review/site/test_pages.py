@@ -168,7 +168,7 @@ def test_a_run_lists_its_alerts_by_rank_whatever_was_decided(lake, make_pair, ch
 
 def test_average_image_of_a_report_is_that_of_the_site(stored_run, lake):
     cache = LakeCache(lake.path)
-    (alert, _) = cache.query_run(RUN, "review/alerts_of_run")
+    (alert, _) = cache.query_run(RUN, "review/alerts_of_run", compared=True)
     images = AverageImages(cache.connect_runs(RUN), RUN, cache.open_corpus(RUN))
     for inside in (True, False):
         shown, printed = pictures._average_views(cache, alert, inside), images.average(alert, inside)

@@ -1,11 +1,13 @@
 """After an erasure, nothing in the lake identifies the person, and the lake can still be used and verified."""
 
 import json
+import re
 import shutil
 from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
 import pytest
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 import sql
@@ -15,6 +17,7 @@ from flows.begin import _check_unfinished
 from review.evidence.decisions import Reviewer, decide
 from review.evidence.verify import verify
 from review.report.html import write_report
+from review.site.app import create_app
 from stores import ledger
 from tasks.errors import BadInputError, ResumeError
 from tasks.lake import erase as stage
@@ -218,6 +221,31 @@ def test_the_report_and_all_queries_work(filled, root):
     with sql.connect(root) as connection:
         for view in sql.view_names():
             sql.read(connection, f"SELECT * FROM {view}")
+
+
+def test_figures_from_before_are_not_compared_with_the_pairs_that_are_left(root, run_class):
+    run = run_class(root, "20260101T000000-aaaaaa").begin(rules={"region_mass": "r"}, chained=True)
+    run.add_pairs(CAPTIONS, ATTRIBUTES)
+    run.add_attributions([[1.0] * 4] * 5, (2, 2))
+    run.add_regions(("corner", (0, 0, 0.5, 0.5)))
+    run.add_shares("corner", [0.5] * 5)
+    run.add_alerts({"slice_kind": "attribute", "slice": "site=a", "n": 4})
+    run.finish("completed")
+    record_run_end(run)
+    comparison = re.compile("In the -?[0-9]+ other pair|Share in -?[0-9]+ other pair|In all other pairs")
+    url = f"/runs/{run.run_id}/alerts/{run.run_id}-0"
+
+    def read_texts():
+        with TestClient(create_app(root), "http://127.0.0.1:8765") as client:
+            page = client.get(url).text
+        return page, stores.read_bytes(write_report(root, run.run_id, by="a test")).decode()
+
+    assert all(comparison.search(text) and "erased" not in text for text in read_texts())
+    run_erasure(root)
+    for text in read_texts():
+        assert "2 pairs were erased on " in text
+        assert ": figures of alerts are those from before." in text
+        assert not comparison.search(text)
 
 
 def test_an_incremental_run_does_not_bring_the_pairs_back(filled, root, run_class):

@@ -81,14 +81,17 @@ _FUNCTION_WORDS: Final = frozenset(
 def rank_findings(findings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Sort the findings of one rule and region so that the first is the one to report.
 
-    Confirmed findings come before suspected ones, slices of names before clusters, and findings that a test could
-    measure before others. Then the stronger one comes first if the two can be distinguished, that is if their intervals
-    do not overlap. Of those that overlap with the strongest one, a slice of a function word comes last, a larger slice
-    before a smaller one, and an attribute before a word. A small slice has a large effect by chance more often.
+    Confirmed findings come before suspected ones, slices of names before clusters, findings that a test could measure
+    before others, and function words last: they say nothing about a picture, and where the margin is small, a loss in
+    percent of it is large by chance. Then the stronger one comes first if the two can be distinguished, that is if
+    their intervals do not overlap. Of those that overlap with the strongest one, a larger slice comes before a smaller
+    one, and an attribute before a word. A small slice has a large effect by chance more often.
     """
     groups: dict[tuple[bool, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in findings:
-        groups[row["state"] != "confirmed", row["slice_kind"] == "cluster", not row["measured"]].append(row)
+        is_function_word = row["slice_kind"] == "word" and row["slice"] in _FUNCTION_WORDS
+        key = row["state"] != "confirmed", row["slice_kind"] == "cluster", not row["measured"], is_function_word
+        groups[key].append(row)
     return list(chain.from_iterable(_rank_by_strength(groups[key]) for key in sorted(groups)))
 
 
@@ -102,7 +105,7 @@ def _rank_by_strength(rows: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
 def _preference(row: dict[str, Any]) -> tuple[Any, ...]:
     kind, name = row["slice_kind"], row["slice"]
     kinds = _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
-    return kind == "word" and name in _FUNCTION_WORDS, -row["n"], kinds, -row["effect"], name
+    return -row["n"], kinds, -row["effect"], name
 
 
 def explain_findings(connection: sql.Connection, run_id: str, settings: AlertsConfig) -> list[dict[str, Any]]:

@@ -36,7 +36,8 @@ def rank(*rows):
         (finding("all pairs", 4, 8, kind="corpus"), finding("patient", 4, 8)),
         (finding("oslo", 4, 8), finding("the", 4, 8)),
         (finding("oslo", 4, 8, n=39), finding("the", 3, 7, n=45)),
-        (finding("the", 7, 8), finding("oslo", 2, 3)),  # a function word that is clearly stronger leads
+        (finding("oslo", 2, 3), finding("the", 7, 8)),  # however strong: it says nothing about a picture
+        (finding("the", 2, 3), finding("untested", 7, 8, measured=False)),
         (finding("confirmed", 0.1, 0.2, state="confirmed"), finding("suspected", 7, 8)),
         (finding("oslo", 1, 2), finding("map cluster 1", 7, 8, kind="cluster")),
         (finding("the", 4, 8), finding("map cluster 1", 4, 8, kind="cluster")),

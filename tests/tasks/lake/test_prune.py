@@ -117,7 +117,8 @@ def test_a_run_that_may_be_resumed_stays_until_a_later_one_is_complete(lake, add
 
 def test_the_first_and_last_run_of_an_alert_stay_until_it_is_resolved(lake_with_alert, add_run):
     lake = lake_with_alert
-    add_run(lake, 4, config_digest="other settings", history=True)  # could not have raised it: it stays open
+    other = {"config": {"alerts": {"factor": 9.0}}, "config_digest": "other settings"}
+    add_run(lake, 4, **other, history=True)  # could not have raised it: it stays open
     items = make_plan(lake)
     assert list_pruned_months(items) == [2]
     assert "alert" in items[1].why

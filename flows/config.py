@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 import m2ib
 import sql
 from corpora import is_url
+from m2ib.names import FOLDER
 from stores import DEFAULT_LAKE, Root, lake_root
 from stores.keys import SigningKey, load_key
 from tasks import settings
@@ -314,7 +315,10 @@ def load(path: Path) -> AuditConfig:
     }
     if not is_url(config.corpus.path):
         changes["corpus"] = {"path": str(absolute(config.corpus.path))}
-    if config.model.pretrained and absolute(config.model.pretrained).is_file():  # else a tag
+    if config.model.architecture.startswith(FOLDER):
+        folder = absolute(config.model.architecture.removeprefix(FOLDER))
+        changes["model"] = {"architecture": f"{FOLDER}{folder}"}
+    elif config.model.pretrained and absolute(config.model.pretrained).is_file():  # else a tag
         changes["model"] = {"pretrained": str(absolute(config.model.pretrained))}
     return config.model_copy(
         update={name: getattr(config, name).model_copy(update=changed) for name, changed in changes.items()}

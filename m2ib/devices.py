@@ -34,13 +34,21 @@ def list_devices(device: str = "auto") -> list[str]:
     """
     if device == "auto":
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+    check_device(device, "'auto' or a CPU or CUDA device of this machine")
+    return [device]
+
+
+def check_device(
+    device: str | torch.device, expected: str = "a CPU or CUDA device of this machine; m2ib.list_devices() lists them"
+) -> None:
+    """Raise ModelLoadError if a device does not exist or is neither a CPU nor a CUDA device."""
     reason = "it has no float64"
     try:
         if torch.empty(0, device=device).device.type in ("cpu", "cuda"):  # others lack float64
-            return [device]
+            return
     except (RuntimeError, AssertionError) as error:
-        reason = str(error)
-    raise ModelLoadError(f"device: got {device!r}, expected 'auto' or a CPU or CUDA device of this machine ({reason})")
+        reason = str(error).partition("\n")[0]
+    raise ModelLoadError(f"device: got {str(device)!r}, expected {expected} ({reason})")
 
 
 def reserved_gpu_memory(device: str) -> int | None:

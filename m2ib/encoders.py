@@ -26,7 +26,7 @@ from open_clip.utils import to_2tuple
 from PIL import Image
 from torch import Tensor, nn
 
-from m2ib.devices import copy_to
+from m2ib.devices import check_device, copy_to
 from m2ib.errors import ModelLoadError, UnsupportedModelError
 from m2ib.kernels import Kernels
 from m2ib.names import MODELS, check_names
@@ -270,13 +270,16 @@ def load_encoder(architecture: str, pretrained: str | None = None, device: str |
         device: Device to load the weights to.
 
     Raises:
-        ModelLoadError: If the name is unknown, or the configuration or weights cannot be loaded.
+        ModelLoadError: If the name or device is unknown, or the configuration or weights cannot be loaded.
         UnsupportedModelError: If the model cannot be attributed correctly.
     """
-    check_names(architecture, pretrained, open_clip.list_models())
-    packaged = entry_points(group=MODELS, name=architecture)
+    check_device(device)
+    known, packaged = open_clip.list_models(), entry_points(group=MODELS, name=architecture)
+    has_tags = architecture in known and not packaged
+    if pretrained or not has_tags:
+        check_names(architecture, pretrained, known)
     is_file = pretrained is not None and Path(pretrained).is_file()
-    if pretrained and not is_file and not open_clip.get_pretrained_cfg(architecture, pretrained):
+    if has_tags and not is_file and not (pretrained and open_clip.get_pretrained_cfg(architecture, pretrained)):
         tags = open_clip.list_pretrained_tags_by_model(architecture)
         raise ModelLoadError(
             f"pretrained: got {pretrained!r} for the model {architecture!r}, expected the path of a checkpoint file or "

@@ -11,7 +11,9 @@ from m2ib.errors import ModelLoadError
 
 MODELS: Final = "m2ib.models"
 """Entry point group of models of other packages. Each is the path of a folder, as in `local-dir:/folder`."""
-_HUB, _FOLDER = "hf-hub:", "local-dir:"
+FOLDER: Final = "local-dir:"
+"""Prefix of the path of a folder with a model."""
+_HUB: Final = "hf-hub:"
 _WEIGHTS = {".bin", ".ckpt", ".npz", ".pt", ".pth", ".safetensors"}
 
 
@@ -34,16 +36,18 @@ def check_names(architecture: str, pretrained: str | None, known: Collection[str
         ModelLoadError: The architecture is unknown, or the weights do not exist or do not belong to the architecture.
     """
     packaged = entry_points(group=MODELS).names
-    complete = architecture in packaged or architecture.startswith((_HUB, _FOLDER))
+    complete = architecture in packaged or architecture.startswith((_HUB, FOLDER))
     known = list_architectures() if known is None else known
     if not complete and architecture not in known:
-        near = difflib.get_close_matches(architecture, known, n=3, cutoff=0.0)
+        near = difflib.get_close_matches(architecture, {*known, *packaged}, n=3, cutoff=0.0)
         raise ModelLoadError(
-            f"model: got {architecture!r}, expected a name from open_clip.list_models() (nearest: {', '.join(near)}), "
-            f"hf-hub:org/name, local-dir:/folder, or a model of a package ({', '.join(sorted(packaged)) or 'none'})"
+            f"architecture: got {architecture!r}, expected a name from open_clip.list_models(), hf-hub:org/name, "
+            f"local-dir:/folder, or a model of a package ({', '.join(sorted(packaged)) or 'none'}); "
+            f"nearest: {', '.join(near)}"
         )
-    if architecture.startswith(_FOLDER) and not Path(architecture.removeprefix(_FOLDER)).is_dir():
-        raise ModelLoadError(f"model: got {architecture!r}, which is no folder; correct the path")
+    if architecture.startswith(FOLDER) and not (folder := Path(architecture.removeprefix(FOLDER))).is_dir():
+        base = "" if folder.is_absolute() else f", which is relative to {Path.cwd()}"
+        raise ModelLoadError(f"architecture: got {architecture!r}, which is no folder; correct the path{base}")
     if complete == bool(pretrained):
         raise ModelLoadError(
             f"pretrained: got {pretrained!r} for the model {architecture!r}, expected None for hf-hub:, local-dir: "

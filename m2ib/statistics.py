@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ class TowerStatistics:
     SOS, EOS, padding) with `statistics="feature"`, or a position with `statistics="position"`.
     """
 
-    mean: Float[Tensor, "cells width"]
-    std: Float[Tensor, "cells width"]
+    mean: Float[Tensor, "cells width"] = field(repr=False)
+    std: Float[Tensor, "cells width"] = field(repr=False)
     scope: str  # description of the tower, model, layer and setting that they were computed for
 
     def look_up(
@@ -65,7 +65,7 @@ class FeatureStatistics:
     image: TowerStatistics | None = None
     text: TowerStatistics | None = None
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the statistics to a safetensors file."""
         parts = {name: part for name, part in (("image", self.image), ("text", self.text)) if part}
         data = save(
@@ -73,10 +73,10 @@ class FeatureStatistics:
             # Use a single entry: safetensors writes entries in any order, and equal statistics must give equal bytes.
             metadata={"made_for": json.dumps({name: part.scope for name, part in parts.items()})},
         )
-        path.write_bytes(data)  # `save_file` would give it mode 600, unlike all other files of a lake
+        Path(path).write_bytes(data)  # `save_file` would give it mode 600, unlike all other files of a lake
 
     @classmethod
-    def load(cls, path: Path) -> "FeatureStatistics":
+    def load(cls, path: str | Path) -> "FeatureStatistics":
         """Read statistics from a file that `save` wrote.
 
         Raises:

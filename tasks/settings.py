@@ -99,7 +99,8 @@ class ModelConfig(Section):
     """The audited model: any dual encoder that open_clip loads, or a demo model of this package."""
 
     architecture: str = Field(
-        description="open_clip architecture, hf-hub:org/name, local-dir:/folder, demo/shortcut or demo/clean."
+        description="open_clip architecture, hf-hub:org/name, local-dir:FOLDER, demo/shortcut or demo/clean. "
+        "FOLDER is relative to the AUDIT.toml."
     )
     pretrained: str | None = Field(
         None, description="Pretrained tag of the architecture, or a local checkpoint file. Relative to the AUDIT.toml."

@@ -237,6 +237,12 @@ def test_checkpoint_next_to_the_file_is_found_and_a_tag_is_unchanged(write_confi
     assert load(write_config(text.format("gone.safetensors"))).model.pretrained == "gone.safetensors"
 
 
+def test_folder_of_a_model_is_relative_to_the_file(write_config, tmp_path):
+    text = '[corpus]\npath = "x"\n[model]\narchitecture = "local-dir:ckpt"\n'
+    config = load(write_config(text))
+    assert config.model.architecture == f"local-dir:{tmp_path / 'ckpt'}"
+
+
 def test_folder_named_like_a_tag_is_not_a_checkpoint(write_config, tmp_path):
     (tmp_path / "openai").mkdir()
     text = '[corpus]\npath = "x"\n[model]\narchitecture = "ViT-B-32"\npretrained = "openai"\n'

@@ -67,7 +67,7 @@ FAULTS = [
     ('path = "nowhere"', 'architecture = "ViT-B-32"', "nowhere' does not exist"),
     ('path = "."', 'architecture = "ViT-B-32"', "metadata"),
     ('path = "PHANTOMS"\ncaption_column = "report"', 'architecture = "demo/clean"', "no column 'report'"),
-    ('path = "PHANTOMS"', 'architecture = "ViT-B32"', "[model] model: got 'ViT-B32', expected a name from"),
+    ('path = "PHANTOMS"', 'architecture = "ViT-B32"', "[model] architecture: got 'ViT-B32', expected a name from"),
     ('path = "PHANTOMS"', 'architecture = "ViT-B-32"\npretrained = "w.pt"', "but there is no such file"),
     ('path = "PHANTOMS"', 'architecture = "demo/clean"\n[ledger]\nkey = "none"', "none cannot be read"),
     ('path = "PHANTOMS"', 'architecture = "demo/clean"\n[regions.masks]\ntag = "none.png"', "none.png"),

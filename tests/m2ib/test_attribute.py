@@ -131,10 +131,11 @@ def test_message_of_invalid_input_has_the_expected_values(encoder, pairs):
 
 def test_statistics_can_be_used_only_with_their_model_layer_and_setting(encoder, float64_encoder, pairs, tmp_path):
     statistics = calibrate(encoder, *pairs, AUDIT)
-    statistics.save(tmp_path / "s.safetensors")
+    statistics.save(str(tmp_path / "s.safetensors"))
+    assert len(repr(statistics)) < 300
     (tmp_path / "other").touch()
     assert (tmp_path / "s.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
-    assert type(statistics).load(tmp_path / "s.safetensors").image.scope == statistics.image.scope
+    assert type(statistics).load(str(tmp_path / "s.safetensors")).image.scope == statistics.image.scope
     deeper = replace(AUDIT, image=replace(AUDIT.image, layer=1))
     otherwise = replace(AUDIT, image=replace(AUDIT.image, statistics="position"))
     for model, config in ((float64_encoder, AUDIT), (encoder, deeper), (encoder, otherwise)):

@@ -114,8 +114,11 @@ def test_a_local_checkpoint_of_a_named_architecture_loads(tmp_path, suffix, monk
 def test_message_of_a_failed_load_says_what_to_check(tmp_path, caplog):
     with pytest.raises(ModelLoadError, match=r"nearest: .*ViT-B-32"):
         load_encoder("ViT-B-23")
-    with pytest.raises(ModelLoadError, match="got None for the model"):
+    with pytest.raises(ModelLoadError, match=r"got None for the model 'ViT-B-32', .*or a tag: openai, laion400m_e31"):
         load_encoder("ViT-B-32")
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(ModelLoadError, match=f"device: got '{device}', expected a CPU or CUDA device of this mach"):
+            load_encoder("demo/clean", device=device)
     with pytest.raises(ModelLoadError, match="there is no such file"):
         load_encoder("ViT-B-32", str(tmp_path / "gone.pt"))
     with pytest.raises(ModelLoadError, match=r"or a model of a package .*demo/clean, demo/shortcut"):

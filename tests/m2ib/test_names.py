@@ -1,5 +1,7 @@
 """Names of models and weights are checked without open_clip."""
 
+from pathlib import Path
+
 import open_clip
 import pytest
 
@@ -14,8 +16,14 @@ def test_architectures_are_those_of_open_clip():
 @pytest.mark.parametrize(
     ("architecture", "pretrained", "fault"),
     [
-        ("ViT-B32", "openai", r"model: got 'ViT-B32', expected a name .* \(nearest: ViT-B-32, "),
-        ("local-dir:/no/such/folder", None, "model: got 'local-dir:/no/such/folder', which is no folder"),
+        ("ViT-B32", "openai", "architecture: got 'ViT-B32', expected a name .*; nearest: ViT-B-32, "),
+        ("local-dir:/no/such/folder", None, "architecture: got 'local-dir:/no/such/folder', which is no folder"),
+        (
+            "local-dir:ckpt",
+            None,
+            f"'local-dir:ckpt', which is no folder; correct the path, which is relative to {Path.cwd()}",
+        ),
+        ("demo/shortcutt", None, "; nearest: demo/shortcut, "),
         ("ViT-B-32", None, "pretrained: got None for the model 'ViT-B-32'"),
         ("hf-hub:org/name", "openai", "pretrained: got 'openai' for the model 'hf-hub:org/name', expected None"),
         ("ViT-B-32", "no/such.safetensors", "pretrained: got 'no/such.safetensors', but there is no such file"),

@@ -42,7 +42,7 @@ class Encoder:
 @pytest.mark.parametrize(
     ("architecture", "pretrained", "message"),
     [
-        ("ViT-B-32", None, "otherwise a tag from"),
+        ("ViT-B-32", None, "a checkpoint file or a tag: openai"),
         ("ViT-B-32", "/nowhere/weights.safetensors", "there is no such file"),
         ("local-dir:/nowhere", None, "is no folder"),
         ("no-such-model", "openai", "expected a name from"),

@@ -169,6 +169,7 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
         next_undecided=next((row for row in alerts[place:] + alerts[:place] if row["alert_id"] in undecided), None),
         number=place + 1,
         total=len(alerts),
+        sign_offs=lake.query("review/sign_offs_of_run", run_id=run_id),
         decision=get_alert_decision(request, run_id, alert_id),
     )
 

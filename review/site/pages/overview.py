@@ -38,6 +38,7 @@ def show_overview(request: Request, lake: Lake) -> Response:
         severities=severities,
         waiting=waiting[:LISTED],
         waiting_count=len(waiting),
+        sign_offs=lake.query("review/waiting_sign_offs"),
         runs=runs[:LISTED],
         runs_count=runs[0]["found"] if runs else 0,
         damage=lake.list_damage(),

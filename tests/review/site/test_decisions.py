@@ -216,6 +216,9 @@ def test_next_undecided_alert_follows_a_decision(browser_without_users, alert, r
     assert "1 other alert of this run is undecided" in browser_without_users.text
     browser_without_users.get(other).send(f"{other}/decide", **DECISION, **REVIEWER)
     assert "All alerts of this run are decided. Sign off the run" in browser_without_users.text
+    sign_off = f"/runs/{run.run_id}/sign-off"
+    browser_without_users.get(sign_off).send(sign_off, statement="Looked.").send(sign_off, **REVIEWER)
+    assert "All alerts of this run are decided. The run is signed off." in browser_without_users.get(other).text
 
 
 def test_signed_in_reviewer_signs_with_the_password(make_site, alert, run):
@@ -492,11 +495,15 @@ def test_decision_made_meanwhile_is_shown_before_sign_off(make_site, run, alert)
 def test_sign_off_can_need_a_second_person(make_site, run):
     browsers, action = make_site(with_users=True, four_eyes=True), f"/runs/{run.run_id}/sign-off"
     ada, bob = browsers().sign_in("ada"), browsers().sign_in("bob")
+    waits = "sign-off by Ada Example waits for a second signature"
+    assert waits not in ada.get("/").text
     ada.get(f"/runs/{run.run_id}/sign-off").send(action, statement="Looked.").send(action, password=PASSWORD)
     assert "takes effect once a second person has countersigned" in ada.text
+    assert f"Run {run.run_id} : the {waits}" in ada.get("/").text
     bob.get(f"/runs/{run.run_id}/sign-off").send("/records/1/countersign", password=PASSWORD, meaning="approval")
     assert bob.response.url.path == action
     assert "Countersigned by Bob Example" in bob.text
+    assert waits not in ada.get("/").text
 
 
 def test_anonymous_readers_see_decisions_but_no_forms(make_site, alert):

@@ -186,6 +186,7 @@ def test_one_mean_map_is_not_called_two(lake, make_pair, get_changing_page):
 
 def test_alerts_are_filtered_by_the_url(get_page):
     assert "1 alert" in get_page("/alerts").text
+    assert all("rule region_mass" in get_page(page).text for page in ("/", "/alerts", f"/runs/{RUN}"))
     assert "2 alerts" in get_page("/alerts?follow=all").text
     assert "1 alert" in get_page("/alerts?follow=all&words=SHAD").text
     assert "0 alerts" in get_page("/alerts?state=confirmed").text

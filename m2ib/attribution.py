@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, cast, overload
+from typing import Any, SupportsIndex, cast, overload
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from m2ib.arguments import check_argument
 from m2ib.bottleneck import FitResult, GatedTokens, PerPair, TokenMask, fit_gates, price_per_nat
 from m2ib.config import BottleneckConfig, GateConfig, TowerName
 from m2ib.devices import copy_to, estimate_batch_size, float32_precision
 from m2ib.encoders import DualEncoder, Images
 from m2ib.errors import CalibrationError
 from m2ib.noise import KeyedNoise
-from m2ib.statistics import FeatureStatistics, TowerStatistics, cells_of, describe_scope
+from m2ib.statistics import FeatureStatistics, TowerStatistics, cells_of, check_inputs, describe_scope
 from m2ib.towers.base import CONTENT, PADDING, HiddenTokens, Tower, at_least_float32
 
 
@@ -101,6 +102,7 @@ class Attribution:
     def __getitem__(self, index: int | slice) -> "PairAttribution | Attribution":
         if isinstance(index, slice):
             return Attribution(**{one.name: getattr(self, one.name)[index] for one in fields(self)})
+        check_argument("pair", index, SupportsIndex, f"an index from 0 to {len(self) - 1}, or a slice such as [:8]")
         if not -len(self) <= index < len(self):
             raise IndexError(f"pair: got {index}, expected an index from 0 to {len(self) - 1}")
         i = index % len(self)
@@ -258,6 +260,11 @@ def start_attribution(
     PyTorch operation that is large enough for a team of threads.
     """
     config, statistics = config or BottleneckConfig(), statistics or FeatureStatistics()
+    check_inputs(encoder, images, texts, config)
+    expected = "the result of m2ib.calibrate; read a file with m2ib.FeatureStatistics.load(path)"
+    check_argument("statistics", statistics, FeatureStatistics, expected)
+    if keys is not None:
+        check_argument("keys", keys, str, "a string for each pair", is_list=True)
     config.check_layers(encoder.image.num_blocks, encoder.text.num_blocks)
     _check_arguments(encoder, images, texts, keys, batch_size, progress)
     _check_statistics(encoder, config, statistics)
@@ -300,9 +307,6 @@ def _check_arguments(
         raise TypeError(f"progress: got {progress!r}, expected a function of two numbers: the finished and all pairs")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
-    for name, given in (("texts", texts), ("keys", keys)):
-        if isinstance(given, str):
-            raise TypeError(f"{name}: got one string, expected a list with one item per pair")
     if not len(images) == len(texts) > 0:
         raise ValueError(
             f"images and texts: got {len(images)} and {len(texts)}, expected one text per image, and at least one image"

@@ -26,6 +26,7 @@ from open_clip.utils import to_2tuple
 from PIL import Image
 from torch import Tensor, nn
 
+from m2ib.arguments import IMAGES, TEXTS, check_argument
 from m2ib.devices import check_device, copy_to
 from m2ib.errors import ModelLoadError, UnsupportedModelError
 from m2ib.kernels import Kernels
@@ -182,8 +183,7 @@ class DualEncoder:
         """
         if not isinstance(images, Tensor):
             if not isinstance(images, np.ndarray):
-                if wrong := [type(image).__name__ for image in images if not isinstance(image, Image.Image)]:
-                    raise TypeError(f"images: got {wrong[0]}, expected PIL images; open files with PIL.Image.open")
+                check_argument("images", images, Image.Image, IMAGES, is_list=True)
                 images = np.stack([self.resize(image) for image in images])
             return self._normalize(copy_to(self.device, torch.from_numpy(images)))
         return copy_to(self.device, images)
@@ -197,6 +197,7 @@ class DualEncoder:
 
     def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "texts context"]:
         """Convert texts to token ids with the model's own tokenizer, which truncates long texts."""
+        check_argument("texts", texts, str, TEXTS, is_list=True)
         ids: Tensor = self.tokenizer(list(texts))
         return copy_to(self.device, ids)
 
@@ -246,6 +247,7 @@ class DualEncoder:
     @torch.no_grad()
     def embed_images(self, pixels: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images embed"]:
         """Return the normalized embeddings of preprocessed images, computed by the model without a bottleneck."""
+        check_argument("pixels", pixels, Tensor, "the tensor that encoder.prepare_images(images) returns")
         return F.normalize(at_least_float32(self._encode_image(pixels)), dim=-1)
 
     def _encode_image(self, pixels: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images embed"]:
@@ -254,6 +256,7 @@ class DualEncoder:
     @torch.no_grad()
     def embed_texts(self, ids: Int[Tensor, "texts context"]) -> Float[Tensor, "texts embed"]:
         """Return the normalized embeddings of token ids, computed by the model without a bottleneck."""
+        check_argument("ids", ids, Tensor, "the tensor that encoder.tokenize(texts) returns")
         return F.normalize(at_least_float32(self.model.encode_text(ids)), dim=-1)
 
 

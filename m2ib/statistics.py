@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from m2ib.arguments import IMAGES, TEXTS, check_argument
 from m2ib.config import BottleneckConfig, GateConfig, TowerName
 from m2ib.encoders import DualEncoder, Images
 from m2ib.errors import CalibrationError
@@ -119,15 +122,26 @@ def calibrate(
 
     Raises:
         ValueError: If `batch_size` is below 1, or a gated layer does not exist.
+        TypeError: If an argument has the wrong type.
         CalibrationError: If the sample has fewer than two inputs, does not vary, or has values that are not finite.
     """
     config = config or BottleneckConfig()
+    check_inputs(encoder, images, texts, config)
     if batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
     with encoder.frozen():
         image = _calibrate_tower(encoder, "image", images, config.image, batch_size)
         text = _calibrate_tower(encoder, "text", texts, config.text, batch_size)
     return FeatureStatistics(image, text)
+
+
+def check_inputs(encoder: DualEncoder, images: Images, texts: Sequence[str], config: BottleneckConfig) -> None:
+    """Raise TypeError if an argument of `calibrate` or `attribute` has the wrong type."""
+    check_argument("encoder", encoder, DualEncoder, "a model that m2ib.load_encoder(name) returns")
+    if not isinstance(images, np.ndarray | Tensor):
+        check_argument("images", images, Image.Image, IMAGES, is_list=True)
+    check_argument("texts", texts, str, TEXTS, is_list=True)
+    check_argument("config", config, BottleneckConfig, "a BottleneckConfig, such as m2ib.preset('paper')")
 
 
 def _calibrate_tower(

@@ -113,6 +113,18 @@ pair = [Image.new("RGB", (80, 80))], ["a"]
 for call in (
     lambda: m2ib.attribute(encoder, *pair, m2ib.preset("paper"), progress=True),
     lambda: m2ib.attribute(encoder, *pair, m2ib.preset("paper")).plot(9),
+    lambda: m2ib.attribute(encoder, *pair, m2ib.preset("paper"))["a"],
+    lambda: m2ib.attribute(encoder, *pair, "paper"),
+    lambda: m2ib.attribute(encoder, *pair, statistics="s.safetensors"),
+    lambda: m2ib.attribute("demo/clean", *pair),
+    lambda: m2ib.attribute(encoder, pair[0], [float("nan")]),
+    lambda: m2ib.attribute(encoder, *pair[::-1]),
+    lambda: m2ib.calibrate(encoder, *pair[::-1]),
+    lambda: m2ib.calibrate(encoder, iter(pair[0]), iter(pair[1])),
+    lambda: m2ib.calibrate(encoder, pair[0], (text for text in "ab")),
+    lambda: encoder.tokenize([3]),
+    lambda: encoder.embed_images(pair[0]),
+    lambda: encoder.embed_texts(pair[1]),
 ):
     try:
         call()
@@ -122,9 +134,21 @@ for call in (
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     first, *others = done.stdout.splitlines()
     message, modules = json.loads(first)
-    assert message == "images: got str, expected PIL images; open files with PIL.Image.open"
+    assert message == "images: got 'a.png' at index 0, expected PIL images; open files with PIL.Image.open"
     assert modules == []
     assert others == [
         "progress: got True, expected a function of two numbers: the finished and all pairs",
         "pairs: got 9, expected a list with the indices of one pair or more, such as [0]",
+        "pair: got 'a', expected an index from 0 to 0, or a slice such as [:8]",
+        "config: got 'paper', expected a BottleneckConfig, such as m2ib.preset('paper')",
+        "statistics: got 's.safetensors', expected the result of m2ib.calibrate; read a file with "
+        "m2ib.FeatureStatistics.load(path)",
+        "encoder: got 'demo/clean', expected a model that m2ib.load_encoder(name) returns",
+        "texts: got nan at index 0, expected captions as strings; images come before texts",
+        *["images: got 'a' at index 0, expected PIL images; open files with PIL.Image.open"] * 2,
+        "images: got list_iterator, expected a list of PIL images; open files with PIL.Image.open",
+        "texts: got generator, expected a list of captions as strings; images come before texts",
+        "texts: got 3 at index 0, expected captions as strings; images come before texts",
+        "pixels: got list, expected the tensor that encoder.prepare_images(images) returns",
+        "ids: got list, expected the tensor that encoder.tokenize(texts) returns",
     ]

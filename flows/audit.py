@@ -61,7 +61,8 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
         signer = config.ledger.signer()
         run = begin(config, models, resume or find_run_of_flow(config.lake.root, runtime.flow_run.id))
     except Exception as error:
-        notify_failed_start({"corpus": config.corpus.place, "model": config.model.name}, str(error), config.notify)
+        about = {"audit": config.audit.name, "corpus": config.corpus.place, "model": config.model.name}
+        notify_failed_start(about, str(error), config.notify)
         raise
     if base := run.read_manifest()["incremental"]:
         get_run_logger().info("run %s %s", run.run_id, base)

@@ -182,9 +182,9 @@ def check_unchanged(record: Mapping[str, Any], config: AuditConfig) -> None:
         )
 
 
-def _describe_audit(lake: Root, run_id: str) -> dict[str, str]:
-    """Return a description of a run for an error message: corpus and model, or lake and run if it cannot be read."""
+def _describe_audit(lake: Root, run_id: str) -> dict[str, Any]:
+    """Return the name, corpus and model of a run's audit for a message, or lake and run if it cannot be read."""
     with contextlib.suppress(OSError, BadInputError, sql.LakeError):
         record = complete_run(lake, run_id)
-        return {key: record[key] for key in ("corpus", "model")}
+        return {key: record.get(key) for key in ("audit", "corpus", "model")}
     return {"corpus": str(lake), "model": f"run {run_id}"}

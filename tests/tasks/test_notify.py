@@ -307,9 +307,10 @@ def test_each_end_of_a_run_is_sent_once(hand_written_run, block, everyone):
 
 
 def test_an_audit_that_cannot_begin_is_notified(block, everyone):
-    stage.notify_failed_start({"corpus": "c", "model": "m"}, "no such folder", SETTINGS)
+    stage.notify_failed_start({"audit": "chest-prod", "corpus": "c", "model": "m"}, "no such folder", SETTINGS)
     stage.notify_failed_start({"corpus": "c", "model": "m"}, "no such folder", NotifyConfig())
     assert len(block.messages) == 1
+    assert subjects(block) == ["chest-prod: failed"]
     assert "the audit could not begin: no such folder" in block.messages[0]
 
 

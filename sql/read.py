@@ -85,7 +85,7 @@ def read_table(
     parameters: Mapping[str, Any] | None = None,
     most_rows: int | None = None,
 ) -> pa.Table:
-    """Run a single SELECT statement, and return its rows as an Arrow table.
+    """Run a single SELECT statement, and return its rows as an Arrow table, with intervals as text (H:MM:SS).
 
     Args:
         connection: Connection from `connect`.
@@ -112,9 +112,25 @@ def read_table(
         return (result if most_rows is None else result.limit(most_rows)).to_arrow_table()
 
     try:
-        return _execute(connection, run)
+        return _spell_intervals(_execute(connection, run))
     except duckdb.Error as error:
         raise QueryError(f"query: {error}") from error
+
+
+def _spell_intervals(result: pa.Table) -> pa.Table:
+    """Convert columns of intervals, for which JSON, CSV and Parquet have no type, to text such as 1:02:03."""
+    for place, field in enumerate(result.schema):
+        if pa.types.is_interval(field.type):
+            texts = [None if value is None else _spell_interval(value) for value in result[place].to_pylist()]
+            result = result.set_column(place, field.name, pa.array(texts, pa.string()))
+    return result
+
+
+def _spell_interval(value: pa.MonthDayNano) -> str:
+    seconds = value.days * 86_400 + round(value.nanoseconds / 1e9)
+    minutes, rest = divmod(abs(seconds), 60)
+    clock = f"{'-' if seconds < 0 else ''}{minutes // 60}:{minutes % 60:02}:{rest:02}"
+    return f"{value.months} months {clock}" if value.months else clock
 
 
 def _dictionaries(result: pa.Table, **options: Any) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The command that sets up who is notified, sends test messages and open alerts, and shows what was not delivered."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -9,6 +9,8 @@ from flows.commands import output
 from flows.commands.audits import prepare_prefect
 from review.presentation.formatting import format_alert_update, format_count
 from stores import Root, format_command
+
+RETRY: Final = "the next run of a deployment tries again, for a week"
 
 
 def notify(
@@ -131,6 +133,10 @@ def _offer_backlog(name: str, lake: Root, send: bool, answer: dict[str, Any]) ->
     answer["open_alerts"] = count
     if not count:
         output.say(f"{lake} has no open alert that {recipient.block} has not got")
+        with sql.connect(lake) as connection:
+            failed = sql.rows(connection, "review/undelivered_messages")
+        if late := sum(row["recipient"] == recipient.block for row in failed):
+            output.say(f"{format_count(late, 'message')} not delivered to it; {RETRY}")
     elif not send:
         command = format_command(lake, "notify", "--block", recipient.block, "--backlog")
         output.say(f"{lake} has {format_count(count, 'open alert')} not sent to it; to send: {command}")
@@ -182,7 +188,7 @@ def _print_status(lake: Root, as_json: bool) -> None:
         attempts = f"{format_count(row['attempts'], 'attempt')}, last at {row['last_tried']:%Y-%m-%d %H:%M} UTC"
         output.say(f"not delivered to {row['recipient']}: {about} (run {row['run_id']}); {attempts}: {row['reason']}")
     if failed:
-        output.say("the next run of a deployment tries again, for a week")
+        output.say(RETRY)
     if unsent:
         output.say(
             f"sent to nobody: {format_count(len(unsent), 'open alert')}; the next run of a deployment sends them:"

@@ -224,8 +224,19 @@ def test_a_web_hook_that_was_down_gets_everything_later(prefect_server, hook, py
     (message,) = hook.wait_for(1)
     assert message["subject"] == "c with m: open alerts"
     assert message["text"].startswith("2 alerts of earlier runs, open and not notified before:\nSTILL FIRING")
-    assert "has no open alert that " in python(*command, "--backlog")
+    answer = python(*command, "--backlog")
+    assert "has no open alert that " in answer
+    assert "not delivered" not in answer
     assert hook.messages == []
+
+    # A message that failed is listed although its alert was in another message: the command says what becomes of it.
+    hook.status = 503
+    python(SCRIPT, lake, begin_run(4, {}, {"region": "corner", "slice": "edema"}).run_id, errors=True)
+    hook.status = 200
+    assert "delivered: 1 of 1 open alert" in python(*command, "--backlog")
+    answer = " ".join(python(*command, "--backlog").split())
+    assert "has no open alert that " in answer
+    assert "not delivered to it; the next run of a deployment tries again, for a week" in answer
     for url in (hook.url, f"{hook.url}late"):
         python(*NOTIFY, "--webhook", url, "--remove")
     assert list_automations(prefect_server) == {}

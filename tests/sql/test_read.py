@@ -125,6 +125,16 @@ def test_parameters_are_values_and_never_text(connection):
         sql.read(connection, query)
 
 
+def test_intervals_are_hours_minutes_and_seconds(connection):
+    query = """
+        SELECT TIMESTAMP '2026-01-03 01:02:03.6' - TIMESTAMP '2026-01-01' AS a, INTERVAL '-5 seconds' AS b,
+            INTERVAL '14 months 1 hour' AS c, NULL::INTERVAL AS d, INTERVAL '0 s' AS a
+    """
+    expected = {"a": "49:02:04", "b": "-0:00:05", "c": "14 months 1:00:00", "d": None, "a_2": "0:00:00"}
+    assert sql.read(connection, query) == [expected]
+    assert sql.read_table(connection, query).column("b").to_pylist() == ["-0:00:05"]
+
+
 @pytest.mark.parametrize("text", REFUSED)
 def test_statements_that_are_not_read_only_are_rejected(connection, lake, text):
     before = read_files(lake)

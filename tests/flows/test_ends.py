@@ -60,7 +60,7 @@ def test_re_flagging_that_cannot_begin_is_notified(reflag_run, hand_written_run,
     (first, first_reason, _), (*second, _) = notified
     assert first == {"corpus": str(hand_written_run.lake), "model": f"run {hand_written_run.run_id}"}
     assert first_reason.startswith(f"reflag: got '{hand_written_run.run_id}', expected a complete run")
-    assert second == [{"corpus": "c", "model": "m"}, "rule mine: wrong"]
+    assert second == [{"audit": None, "corpus": "c", "model": "m"}, "rule mine: wrong"]
 
 
 def test_the_end_is_notified_while_the_run_is_locked(reflag_run, hand_written_run, monkeypatch):

@@ -1,7 +1,7 @@
 """Finished shards -> lake: check that no pair is missing, compute the regions, and list the files in the manifest."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -38,14 +38,14 @@ def corner_boxes(size: float) -> dict[str, Box]:
 def region_rows(
     regions: RegionsConfig,
     masks: Mapping[str, Sequence[Box]],
-    attributions: Sequence[dict[str, Any]],
-    attributes: dict[str, dict[str, str]],
+    attributions: Iterable[dict[str, Any]],
     detections: Mapping[str, Sequence[tuple[str, Box]]],
 ) -> Iterator[dict[str, Any]]:
     """Yield rows of `regions`, whose boxes are relative to the part of an image that the model sees.
 
     All given boxes are relative to the original image. `attributions` are rows with the view of each pair (what the
-    model sees), `attributes` has the corpus's attributes by pair id, and `detections` the regions of detectors.
+    model sees) and, if a region has a column, its `attributes` in the corpus. `detections` has the regions of
+    detectors.
     """
     everywhere = [("frame", "frame", box) for box in frame_boxes(regions.frame) if regions.frame]
     everywhere += [(name, "corner", box) for name, box in corner_boxes(regions.corner).items() if regions.corner]
@@ -56,7 +56,7 @@ def region_rows(
         boxes = [(name, "box", box) for name, box in regions.boxes.items()]
         boxes += [(name, "mask", box) for name, mask in masks.items() for box in mask]
         for name, column in regions.columns.items():
-            if value := attributes[row["pair_id"]].get(column):
+            if value := row["attributes"].get(column):
                 boxes.append((name, "column", parse_box(value)))
         boxes += [(name, "detected", box) for name, box in detections.get(row["pair_id"], ())]
         for name, kind, box in boxes:
@@ -89,22 +89,35 @@ def _list_files(run: Run, results: Sequence[ShardResult]) -> dict[str, tuple[str
     return files
 
 
+def _read_views(
+    run: Run, results: Sequence[ShardResult], with_attributes: bool, runs: Counter[str | None]
+) -> Iterator[dict[str, Any]]:
+    """Yield what `region_rows` needs to know of each attribution, one shard at a time.
+
+    Counts in `runs` the attributions by the earlier run that they were copied from; None is this run.
+    """
+    attributed = [result for result in results if result.failure is None]
+    paths = [run.relative_path(f"attributions/{result.name}.parquet") for result in attributed]
+    for result, copy in zip(attributed, stores.fetch_all(run.lake, dict.fromkeys(paths)), strict=True):
+        rows = read_parquet_rows(copy, ["pair_id", *VIEW_COLUMNS, "attributed_by"])
+        runs.update(row["attributed_by"] for row in rows)
+        if with_attributes:
+            pairs = run.read_row_group("pairs", result.shard.index, ["pair_id", "attributes"])
+            attributes = {pair["pair_id"]: dict(pair["attributes"]) for pair in pairs}
+            rows = [row | {"attributes": attributes[row["pair_id"]]} for row in rows]
+        yield from rows
+
+
 @task(name="store", **TASK_OPTIONS)
 def store(run: Run, results: Sequence[ShardResult], regions: RegionsConfig, masks: Mapping[str, Sequence[Box]]) -> int:
     """List the files of all shards in the manifest, store `regions`, and return the number of attributions."""
     files = _list_files(run, results)
-    columns = ["pair_id", *VIEW_COLUMNS, "attributed_by"]
-    copies = stores.fetch_all(run.lake, {path: None for path, (table, _) in files.items() if table == "attributions"})
-    rows = [row for copy in copies for row in read_parquet_rows(copy, columns)]
-    attributes: dict[str, dict[str, str]] = {}
-    if regions.columns:
-        pairs = run.iter_rows("pairs", ["pair_id", "attributes"])
-        attributes = {row["pair_id"]: dict(row["attributes"]) for row in pairs}
     detections: dict[str, list[tuple[str, Box]]] = defaultdict(list)
     for row in run.iter_rows("detections"):
         detections[row["pair_id"]].append((row["region"], (row["x0"], row["y0"], row["x1"], row["y1"])))
     record = run.read_manifest()
     counts = record["counts"]
+    runs = Counter[str | None]()
     with run.changes() as changes:
         # Files that an earlier attempt listed: a shard that failed then may be complete now.
         kept = run.relative_path("ingest_errors/ingest.parquet")
@@ -115,12 +128,13 @@ def store(run: Run, results: Sequence[ShardResult], regions: RegionsConfig, mask
         changes.files |= files
         if stores.is_file(run.folder / CALIBRATION):
             changes.files[run.relative_path(CALIBRATION)] = None, None
-        changes.write_table("regions", region_rows(regions, masks, rows, attributes, detections))
+        changes.write_table(
+            "regions", region_rows(regions, masks, _read_views(run, results, bool(regions.columns), runs), detections)
+        )
         total = sum(result.attributions for result in results)
-        reused = [row["attributed_by"] for row in rows if row["attributed_by"]]
         if total and record.get("base_run"):
-            changes.update(since_calibration=1 - reused.count(record["calibration_run"]) / total)
+            changes.update(since_calibration=1 - runs[record["calibration_run"]] / total)
         rejected = counts["corpus_rows"] - counts["not_sampled"] - counts["pairs"]
         failed = sum(result.errors for result in results)
-        changes.update(counts={"attributions": total, "reused": len(reused), "errors": rejected + failed})
+        changes.update(counts={"attributions": total, "reused": total - runs[None], "errors": rejected + failed})
     return total

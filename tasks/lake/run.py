@@ -16,6 +16,8 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,6 +38,7 @@ CALIBRATION = "calibration.safetensors"
 REPORT = "report.html"
 
 _BATCH = 4096
+_ROW_GROUP = 20_000  # rows, which are Python objects until they are written
 # Memory limit of a stage's queries, per core and once more. What they sort, join and group grows with the corpus.
 # Beyond the limit, DuckDB writes it to disk. Each of its threads needs about 125 MiB for that.
 _MEBIBYTES = 128
@@ -63,13 +66,13 @@ class TableWriter:
     rows: int = 0
 
     def write(self, rows: Rows) -> None:
-        """Append records as one row group, with the run's id; or a table in row groups of pyarrow's default size."""
+        """Append records with the run's id, or a table, in row groups of limited size."""
         if isinstance(rows, pa.Table):
-            table, size = rows.select(self.file.schema.names).cast(self.file.schema), None
-        else:
-            table = sql.conform(self.table, ({**record, "run_id": self.run_id} for record in rows))
-            size = table.num_rows
-        self._append(table, size)
+            self._append(rows.select(self.file.schema.names).cast(self.file.schema), None)
+            return
+        records = ({**record, "run_id": self.run_id} for record in rows)
+        while (table := sql.conform(self.table, islice(records, _ROW_GROUP))).num_rows:
+            self._append(table, table.num_rows)
 
     def write_columns(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Append columns without the run's id as one row group."""
@@ -223,13 +226,15 @@ class Run:
 
     def read_row_group(self, table: str, group: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
         """Read one row group of a table's first file."""
-        file = pq.ParquetFile(stores.fetch(self.path(table)))
-        rows: list[dict[str, Any]] = file.read_row_group(group, columns=columns).to_pylist()
+        path = stores.fetch(self.path(table))
+        with pq.ParquetFile(path, metadata=_read_metadata(path, path.stat().st_mtime_ns)) as file:
+            rows: list[dict[str, Any]] = file.read_row_group(group, columns=columns).to_pylist()
         return rows
 
     def row_group_sizes(self, table: str) -> list[int]:
         """Return the number of rows of each row group of a table's first file."""
-        metadata = pq.ParquetFile(stores.fetch(self.path(table))).metadata
+        path = stores.fetch(self.path(table))
+        metadata = _read_metadata(path, path.stat().st_mtime_ns)
         return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
     def connect(self, manifest: Mapping[str, Any] | None = None) -> sql.Connection:
@@ -280,6 +285,11 @@ class ManifestChanges:
         changed = {**record, **self.facts, "counts": record["counts"] | self.counts}
         changed["files"] = [entry for entry in changed["files"] if entry["path"] not in self.files] + entries
         return changed
+
+
+@lru_cache(maxsize=1)  # that of the pairs of 4,000 shards takes 45 MB and 40 ms, and each shard needs it
+def _read_metadata(path: Path, modified: int) -> pq.FileMetaData:  # noqa: ARG001  # a key of the cache
+    return pq.read_metadata(path)
 
 
 def _to_json(record: Mapping[str, Any]) -> bytes:

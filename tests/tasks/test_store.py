@@ -75,14 +75,16 @@ def test_box_is_converted_to_shares_of_the_view(box, view, expected):
     assert clipped == (None if expected is None else pytest.approx(expected))
 
 
-def make_view_row(pair_id, view=WHOLE):
-    return {"pair_id": pair_id, **dict(zip(("view_x0", "view_y0", "view_x1", "view_y1"), view, strict=True))}
+def make_view_row(pair_id, view=WHOLE, **attributes):
+    return {
+        "pair_id": pair_id,
+        "attributes": attributes,
+        **dict(zip(("view_x0", "view_y0", "view_x1", "view_y1"), view, strict=True)),
+    }
 
 
 def test_frame_and_corners_are_the_same_for_all_pairs():
-    rows = list(
-        region_rows(RegionsConfig(frame=0.05, corner=0.25), {}, [make_view_row("p"), make_view_row("q")], {}, {})
-    )
+    rows = list(region_rows(RegionsConfig(frame=0.05, corner=0.25), {}, [make_view_row("p"), make_view_row("q")], {}))
     assert [(row["region"], row["kind"], row["pair_id"]) for row in rows] == [
         *[("frame", "frame", None)] * 4,
         *[(name, "corner", None) for name in corner_boxes(0.25)],
@@ -93,19 +95,21 @@ def test_frame_and_corners_are_the_same_for_all_pairs():
 
 
 def test_zero_omits_frame_or_corners():
-    assert {row["kind"] for row in region_rows(RegionsConfig(frame=0, corner=0.25), {}, [], {}, {})} == {"corner"}
-    assert {row["kind"] for row in region_rows(RegionsConfig(frame=0.05, corner=0), {}, [], {}, {})} == {"frame"}
-    assert list(region_rows(RegionsConfig(frame=0, corner=0), {}, [make_view_row("p")], {}, {})) == []
+    assert {row["kind"] for row in region_rows(RegionsConfig(frame=0, corner=0.25), {}, [], {})} == {"corner"}
+    assert {row["kind"] for row in region_rows(RegionsConfig(frame=0.05, corner=0), {}, [], {})} == {"frame"}
+    assert list(region_rows(RegionsConfig(frame=0, corner=0), {}, [make_view_row("p")], {})) == []
 
 
 def test_configured_boxes_are_converted_to_the_view_of_each_pair():
     regions = RegionsConfig(frame=0, corner=0, boxes={"ruler": (0.5, 0, 1, 0.5)}, columns={"tag": "tag_box"})
-    attributes = {"p": {"tag_box": "0,0,0.5,0.5"}, "q": {"tag_box": "0.9,0.9,1,1"}, "r": {}}
-    cropped = (0.25, 0, 0.75, 1)
-    pairs = [make_view_row("p"), make_view_row("q", cropped), make_view_row("r", (0, 0.6, 1, 1))]
+    pairs = [
+        make_view_row("p", tag_box="0,0,0.5,0.5"),
+        make_view_row("q", (0.25, 0, 0.75, 1), tag_box="0.9,0.9,1,1"),
+        make_view_row("r", (0, 0.6, 1, 1)),
+    ]
     rows = {
         (row["pair_id"], row["region"], row["kind"]): (row["x0"], row["y0"], row["x1"], row["y1"])
-        for row in region_rows(regions, {}, pairs, attributes, {})
+        for row in region_rows(regions, {}, pairs, {})
     }
     assert rows == {
         ("p", "ruler", "box"): (0.5, 0, 1, 0.5),

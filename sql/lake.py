@@ -52,6 +52,8 @@ COMPLETE = ("completed", "completed_with_errors")
 """Statuses of a run that completed all stages. Its files no longer change, and later runs can be compared with it."""
 PRUNED = "pruned"
 """Status of a run whose files `m2ib-audit prune` has deleted."""
+_PARQUET_END = b"PAR1"
+_MEBIBYTES = 128  # each of DuckDB's threads needs about 125 MiB to write what exceeds its limit to disk
 _MANIFEST_KEYS = {"run_id", "status", "started_at", "finished_at", "config", "counts", "files"}
 
 Connection = duckdb.DuckDBPyConnection
@@ -183,8 +185,9 @@ def connect(
         also: Further runs to open. Ignored without `run_id`.
         with_decisions: Whether to read people's decisions from the ledger. Default: True without `run_id`, and False
             with it, because the results of an audit must not depend on decisions.
-        memory: DuckDB's memory limit, such as `2GB`. Beyond it, DuckDB writes to temporary files. It does not include
-            memory that a SQL function allocates for a single row. Default: 80 % of the machine's memory.
+        memory: DuckDB's memory limit, such as `2GB` or `80%`. Beyond it, DuckDB writes to temporary files. It does not
+            include memory that a SQL function allocates for a single row. Default: 128 MiB per thread and once more,
+            because what queries sort, join and group grows with the corpus.
         threads: Number of DuckDB threads. Default: one per core.
         manifest: A manifest of the run to use in place of the stored one. Default: the stored one.
 
@@ -202,10 +205,7 @@ def connect(
     records_of_people: list[ledger.Record] = []
     if run_id is None if with_decisions is None else with_decisions:
         records_of_people = ledger.read_texts(lake, ledger.read_records(lake))
-    settings = {"memory_limit": memory, "threads": threads}
-    # A folder of its own, because DuckDB names its temporary files alike. It creates the folder when it needs it.
-    settings["temp_directory"] = str(stores.scratch_folder() / f"{uuid.uuid4().hex}.spill")
-    connection = duckdb.connect(config={key: value for key, value in settings.items() if value is not None})
+    connection = _open_database(memory, threads)
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("CREATE SCHEMA stored")
     entries = {
@@ -213,11 +213,11 @@ def connect(
     }
     if isinstance(lake, Path):
         for table in TABLES:
-            _define_table(connection, table, [lake / entry["path"] for entry in entries[table]])
+            _define_table(connection, table, [lake / entry["path"] for entry in entries[table]], len(records))
         kind = "allowed_directories"
         readable = [lake] if run_id is None else [lake / "runs" / name for name in (run_id, *also)]
     else:
-        _define_remote_tables(connection, lake, entries)
+        _define_remote_tables(connection, lake, entries, len(records))
         kind = "allowed_paths"
         readable = [stores.copy_path(entry["sha256"]) for table in TABLES for entry in entries[table]]
     audits = audit_ids(records)
@@ -233,6 +233,17 @@ def connect(
     connection.execute(f"SET {kind} = [{quoted}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def _open_database(memory: str | None, threads: int | None) -> Connection:
+    settings = {"memory_limit": memory, "threads": threads}
+    # A folder of its own, because DuckDB names its temporary files alike. It creates the folder when it needs it.
+    settings["temp_directory"] = str(stores.scratch_folder() / f"{uuid.uuid4().hex}.spill")
+    connection = duckdb.connect(config={key: value for key, value in settings.items() if value is not None})
+    if memory is None:
+        ((used,),) = connection.execute("SELECT current_setting('threads')").fetchall()
+        connection.execute(f"SET memory_limit = '{_MEBIBYTES * (1 + used)}MiB'")
     return connection
 
 
@@ -253,22 +264,37 @@ def _sort_views() -> list[str]:
     return [name for name in TopologicalSorter(reads).static_order() if name in reads]
 
 
-def _define_table(connection: Connection, table: str, files: list[Path]) -> None:
-    """Define a stored table as a view over its files, if any. Raises LakeError if a file is missing or damaged."""
+def _define_table(connection: Connection, table: str, files: list[Path], runs: int) -> None:
+    """Define a stored table as a view over its files, if any. Raises LakeError if a file is missing or damaged.
+
+    The files are those of `runs` runs. All files of one run have the same columns. If columns can differ, each query
+    reads the footers of all files before it begins, and keeps them in memory that the limit does not include.
+    """
     connection.execute("USE stored")
     try:
         if files:
+            if runs == 1:  # else DuckDB reads the end of each file
+                for path in files:
+                    _check_end(path)
             paths = [str(path) for path in files]
-            relation = connection.read_parquet(paths, union_by_name=True, hive_partitioning=False)
+            relation = connection.read_parquet(paths, union_by_name=runs > 1, hive_partitioning=False)
             _add_missing_columns(connection, table, relation).create_view(table, replace=True)
         else:
             connection.execute(query_text(f"schema/{table}"))
-    except duckdb.Error as error:
+    except (duckdb.Error, OSError) as error:
         raise LakeError(
             f"lake: a file of table {table} that a manifest lists is missing or damaged ({error}); "
             "restore the file from a backup, or remove the run's folder under runs/"
         ) from error
     connection.execute("USE main")
+
+
+def _check_end(path: Path) -> None:
+    """Raise OSError if a Parquet file is missing or truncated."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(_PARQUET_END)))
+        if file.read() != _PARQUET_END:
+            raise OSError(f"{path} is truncated, or not a Parquet file")
 
 
 def _add_missing_columns(
@@ -295,6 +321,7 @@ class _RemoteTables:
 
     lake: Root
     entries: dict[str, list[dict[str, Any]]]  # of the manifests, per table that is not downloaded
+    runs: int
     name: str = field(default_factory=lambda: uuid.uuid4().hex)  # prefix of the stubs' file names
     fetching: threading.Lock = field(default_factory=threading.Lock)
 
@@ -308,24 +335,26 @@ class _RemoteTables:
             if table in self.entries:  # otherwise another thread has already downloaded it
                 files = stores.fetch_all(self.lake, {e["path"]: e["sha256"] for e in self.entries[table]})
                 with connection.cursor() as cursor:
-                    _define_table(cursor, table, files)
+                    _define_table(cursor, table, files, self.runs)
                 del self.entries[table]
 
 
 _remote_tables: weakref.WeakKeyDictionary[Connection, _RemoteTables] = weakref.WeakKeyDictionary()
 
 
-def _define_remote_tables(connection: Connection, lake: Root, entries: dict[str, list[dict[str, Any]]]) -> None:
+def _define_remote_tables(
+    connection: Connection, lake: Root, entries: dict[str, list[dict[str, Any]]], runs: int
+) -> None:
     """Define each table of a remote lake: over local copies of its files, or over a `_RemoteTables.stub`."""
-    remote = _RemoteTables(lake, {})
+    remote = _RemoteTables(lake, {}, runs)
     for table in TABLES:
         files = [stores.copy_path(entry["sha256"]) for entry in entries[table]]
         if all(file.is_file() for file in files):
-            _define_table(connection, table, files)
+            _define_table(connection, table, files, runs)
             continue
         remote.entries[table] = entries[table]
         pq.write_table(schema(table).empty_table(), remote.stub(table))
-        _define_table(connection, table, [remote.stub(table)])
+        _define_table(connection, table, [remote.stub(table)], runs)
     _remote_tables[connection] = remote
 
 

@@ -23,7 +23,7 @@ def query(
     as_json: output.JsonOption = False,
 ) -> None:
     """Query the lake in DuckDB's SQL, read-only."""
-    with sql.connect(lake) as connection:
+    with sql.connect(lake, memory="80%") as connection:  # as much as DuckDB's own shell
         output.print_rows("rows", sql.read(connection, text), as_json)
 
 

@@ -26,7 +26,6 @@ import pyarrow.parquet as pq
 
 import sql
 import stores
-from corpora.corpus import count_cores
 from stores import Root, ledger
 from stores.keys import SigningKey
 from tasks.errors import StoreError
@@ -39,9 +38,6 @@ REPORT = "report.html"
 
 _BATCH = 4096
 _ROW_GROUP = 20_000  # rows, which are Python objects until they are written
-# Memory limit of a stage's queries, per core and once more. What they sort, join and group grows with the corpus.
-# Beyond the limit, DuckDB writes it to disk. Each of its threads needs about 125 MiB for that.
-_MEBIBYTES = 128
 
 lost_locks: set[str] = set()
 """Folders of runs whose lock this process lost to another one: it refuses to write their manifests."""
@@ -239,8 +235,7 @@ class Run:
 
     def connect(self, manifest: Mapping[str, Any] | None = None) -> sql.Connection:
         """Connect DuckDB to the tables of this run alone, by default as its stored manifest lists them."""
-        memory = f"{_MEBIBYTES * (1 + count_cores())}MiB"
-        return sql.connect(self.lake, self.run_id, memory=memory, manifest=manifest)
+        return sql.connect(self.lake, self.run_id, manifest=manifest)
 
 
 @dataclass

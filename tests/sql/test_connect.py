@@ -146,11 +146,18 @@ def test_a_missing_file_is_named(complete_run):
         sql.connect(complete_run.lake)
 
 
-def test_a_damaged_file_is_named(complete_run):
-    path = complete_run.path("pairs")
+@pytest.mark.parametrize("name", ["part-00000", "part-00001"])
+def test_a_damaged_file_is_named(complete_run, name):
+    complete_run.write_table("pairs", [{"pair_id": "another"}], "part-00001")
+    path = complete_run.path("pairs", name)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(sql.LakeError, match=r"a file of table pairs .*damaged .*part-00000.parquet"):
+    with pytest.raises(sql.LakeError, match=rf"a file of table pairs .*damaged .*{name}.parquet"):
         sql.connect(complete_run.lake)
+
+
+def test_memory_is_limited(complete_run):
+    with sql.connect(complete_run.lake, threads=2) as connection:
+        assert sql.read(connection, "SELECT current_setting('memory_limit') AS n") == [{"n": "384.0 MiB"}]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ COMPLETE = ("completed", "completed_with_errors")
 """Statuses of a run that completed all stages. Its files no longer change, and later runs can be compared with it."""
 PRUNED = "pruned"
 """Status of a run whose files `m2ib-audit prune` has deleted."""
+_FEW_FILES = 16
 _PARQUET_END = b"PAR1"
 _MEBIBYTES = 128  # each of DuckDB's threads needs about 125 MiB to write what exceeds its limit to disk
 _MANIFEST_KEYS = {"run_id", "status", "started_at", "finished_at", "config", "counts", "files"}
@@ -267,17 +268,19 @@ def _sort_views() -> list[str]:
 def _define_table(connection: Connection, table: str, files: list[Path], runs: int) -> None:
     """Define a stored table as a view over its files, if any. Raises LakeError if a file is missing or damaged.
 
-    The files are those of `runs` runs. All files of one run have the same columns. If columns can differ, each query
-    reads the footers of all files before it begins, and keeps them in memory that the limit does not include.
+    The files are those of `runs` runs. Those of several runs are joined by the names of their columns, for which each
+    query reads the footers of all files first, and keeps them in memory that the limit does not include. The files of
+    one run have the same columns, and may be as many as shards. If they are few, footers are read nevertheless, since
+    DuckDB then knows the numbers of rows by which it chooses the order of joins.
     """
+    by_name = runs > 1 or len(files) <= _FEW_FILES
     connection.execute("USE stored")
     try:
         if files:
-            if runs == 1:  # else DuckDB reads the end of each file
-                for path in files:
-                    _check_end(path)
+            for path in () if by_name else files:
+                _check_end(path)
             paths = [str(path) for path in files]
-            relation = connection.read_parquet(paths, union_by_name=runs > 1, hive_partitioning=False)
+            relation = connection.read_parquet(paths, union_by_name=by_name, hive_partitioning=False)
             _add_missing_columns(connection, table, relation).create_view(table, replace=True)
         else:
             connection.execute(query_text(f"schema/{table}"))

@@ -147,12 +147,24 @@ def test_a_missing_file_is_named(complete_run):
 
 
 @pytest.mark.parametrize("name", ["part-00000", "part-00001"])
-def test_a_damaged_file_is_named(complete_run, name):
+@pytest.mark.parametrize("few", [16, 0])
+def test_a_damaged_file_is_named(complete_run, monkeypatch, few, name):
+    monkeypatch.setattr("sql.lake._FEW_FILES", few)
     complete_run.write_table("pairs", [{"pair_id": "another"}], "part-00001")
     path = complete_run.path("pairs", name)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(sql.LakeError, match=rf"a file of table pairs .*damaged .*{name}.parquet"):
         sql.connect(complete_run.lake)
+
+
+def test_many_files_of_a_run_are_read_as_few_are(complete_run, monkeypatch):
+    complete_run.write_table("pairs", [{"pair_id": "another"}], "part-00001")
+    read = []
+    for few in (16, 0):
+        monkeypatch.setattr("sql.lake._FEW_FILES", few)
+        with sql.connect(complete_run.lake) as connection:
+            read.append(sql.read(connection, "FROM pairs"))
+    assert read[0] == read[1]
 
 
 def test_memory_is_limited(complete_run):

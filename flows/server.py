@@ -2,8 +2,7 @@
 
 Prefect would start one at the first request of the flow. This module starts it earlier and keeps it longer:
 
-- It boots while the command imports Prefect, PyTorch and the flow, and the command does not import Prefect's server
-  itself. Its process starts before Prefect's settings are known. It only imports until the command needs a server.
+- It boots while the command imports PyTorch and the flow, and the command does not import Prefect's server itself.
 - An interrupt of the command's process group does not end it, because the end of the run is still to be recorded.
 - It ends with the command, even if that was killed. It reads its standard input, a pipe from the command, and stops at
   the end of the file.
@@ -19,7 +18,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import IO, cast
 
 _SECONDS_TO_STOP = 5
 _SECONDS_TO_ANSWER = 30
@@ -32,7 +30,7 @@ def start_server(temporary: bool = True, check: Callable[[], object] = lambda: N
     No server is started if `temporary` is false, or if the user has set PREFECT_API_URL in the environment, a profile
     or a file that Prefect reads; raises AuditError if the user's server does not answer.
 
-    `check` is called before the server runs, so that its error is raised at once. With the user's server it is not
+    `check` is called before a server is started, so that its error is raised at once. With the user's server it is not
     called: there the flow makes the same check, and sends the event of an audit that cannot start.
 
     The garbage collector is off in the block: it took a fifth of the time that the imports need, although what they
@@ -73,44 +71,27 @@ def check_server() -> None:
 
 def _start(temporary: bool, check: Callable[[], object]) -> bool:
     """Start the server unless the user's settings name one. Return whether it was started."""
-    with contextlib.ExitStack() as unless_needed:
-        port, process = 0, None
-        if temporary and not os.environ.get("PREFECT_API_URL"):
-            port, process = _spawn()
-            unless_needed.callback(_kill, process)
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
 
-        from prefect.context import refresh_global_settings_context
-        from prefect.settings import get_current_settings
-
-        settings = get_current_settings()
-        if settings.api.url is not None:
-            check_server()
-            return False
-        if process is None or not settings.server.ephemeral.enabled:
-            return False
-        check()
-        unless_needed.pop_all()
+    settings = get_current_settings()
+    if settings.api.url is not None:
+        check_server()
+        return False
+    if not temporary or not settings.server.ephemeral.enabled:
+        return False
+    check()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port, descriptor = listener.getsockname()[1], listener.fileno()
+        # Run as a file and with -P, because the working directory may contain modules of the same names.
+        process = subprocess.Popen(  # noqa: S603  # fixed arguments
+            [sys.executable, "-P", __file__, str(descriptor)], stdin=subprocess.PIPE, pass_fds=[descriptor]
+        )
     atexit.register(_stop, process)  # before Prefect registers what it still sends to the server at exit
-    with contextlib.suppress(BrokenPipeError):  # `_wait_until_ready` reports that the server did not start
-        cast("IO[bytes]", process.stdin).write(b"\n")
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_UI_URL"] = ""  # it serves no user interface that a log could refer to
     refresh_global_settings_context()
     return True
-
-
-def _spawn() -> tuple[int, "subprocess.Popen[bytes]"]:
-    """Start the process of a server; return its port, and the process."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        descriptor = listener.fileno()
-        # Run as a file and with -P, because the working directory may contain modules of the same names.
-        process = subprocess.Popen(  # noqa: S603  # fixed arguments
-            [sys.executable, "-P", __file__, str(descriptor)],
-            stdin=subprocess.PIPE,
-            pass_fds=[descriptor],
-            bufsize=0,
-        )
-        return listener.getsockname()[1], process
 
 
 def _wait_until_ready() -> None:
@@ -136,24 +117,17 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     try:
         process.communicate(timeout=_SECONDS_TO_STOP)  # closes its standard input
     except subprocess.TimeoutExpired:
-        _kill(process)
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    process.kill()
-    process.communicate()  # closes the pipe
+        process.kill()
+        process.wait()
 
 
 def _serve(descriptor: int) -> None:
-    """Run the server in this process, on a listening socket, from the first byte of standard input to its end."""
+    """Run the server in this process, on a listening socket, until standard input ends."""
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     gc.disable()
     import uvicorn
     from prefect.server.api.server import create_app
-
-    if not os.read(sys.stdin.fileno(), 1):
-        return
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: object) -> None:
@@ -164,7 +138,7 @@ def _serve(descriptor: int) -> None:
     gc.enable()
 
     def stop_with_command() -> None:
-        os.read(sys.stdin.fileno(), 1)  # nothing more is written, so this returns at the end of the file
+        os.read(sys.stdin.fileno(), 1)  # nothing is ever written, so this returns at the end of the file
         server.should_exit = True
 
     threading.Thread(target=stop_with_command, daemon=True).start()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import m2ib
 from corpora import Corpus, CorpusError, Place, Reason, RowError, open_corpus
 from m2ib import M2IBError
-from tasks.device import compute, submit
+from tasks.device import compute
 from tasks.errors import BadInputError
 from tasks.image_cache import ImageCache, Prepared
 from tasks.lake.run import Run
@@ -55,20 +55,12 @@ def _load(architecture: str, pretrained: str | None, device: str, compiled: bool
     return network
 
 
-def _key(settings: ModelConfig) -> tuple[str, str | None, str, bool]:
-    return settings.architecture, settings.pretrained, settings.device, settings.compile
-
-
-def load_ahead(settings: ModelConfig) -> None:
-    """Begin to load a model in the thread of its device, without waiting. `load_model` reports errors."""
-    submit(settings.device, _load, *_key(settings))
-
-
 def load_model(settings: ModelConfig) -> "m2ib.DualEncoder":
     """Load the model, once per process. Raises BadInputError if it cannot be loaded."""
+    key = settings.architecture, settings.pretrained, settings.device, settings.compile
     try:
         with _load_lock:
-            return compute(settings.device, _load, *_key(settings))
+            return compute(settings.device, _load, *key)
     except M2IBError as error:
         raise BadInputError(str(error)) from error
 

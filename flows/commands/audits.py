@@ -18,7 +18,7 @@ import sql
 from flows import START
 from flows.commands import output
 from flows.server import start_server
-from stores import InputError, Root, format_command
+from stores import Root, format_command
 
 NotifyOption = Annotated[
     bool, typer.Option("--notify", help="Notify the recipients that `notify` has set up, as runs of deployments do.")
@@ -167,10 +167,6 @@ def run_audit(config: Any, resume: str | None, as_json: bool, verbose: bool, nex
         # Ray's workers need a server that they can reach.
         with start_server(temporary=config.run.engine == "local", check=config.check):
             from flows import audit, begin
-            from tasks.inputs import load_ahead
-
-            with contextlib.suppress(InputError):  # the flow raises it, and notifies of it
-                load_ahead(config.models()[0])
 
         with interrupts, begin.on_begin(announce, START):
             return audit.audit(config, resume)

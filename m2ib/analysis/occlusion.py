@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
-import scipy  # imports each of its packages when it is first used
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_cdt
 from torch import Tensor
 
 from m2ib.analysis.masks import extent_of, is_frame
@@ -92,7 +92,7 @@ def _find_strokes(masks: Masks) -> list[int]:
 
 def _depth(mask: Bool[Tensor, "height width"]) -> int:
     """Return the largest Chebyshev distance, in pixels, of a masked pixel from the nearest unmasked pixel."""
-    return int(scipy.ndimage.distance_transform_cdt(mask.cpu().numpy(), "chessboard").max())
+    return int(distance_transform_cdt(mask.cpu().numpy(), "chessboard").max())
 
 
 def _gaussian(size: int, sigma: Float[Tensor, " images"]) -> Float[Tensor, "images size size"]:

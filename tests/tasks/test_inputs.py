@@ -11,7 +11,7 @@ from corpora import Corpus
 from tasks import inputs
 from tasks.errors import BadInputError
 from tasks.image_cache import ImageCache
-from tasks.inputs import load_ahead, load_model, read_batch, read_batches
+from tasks.inputs import load_model, read_batch, read_batches
 from tasks.settings import ModelConfig
 
 
@@ -20,23 +20,6 @@ def test_a_model_is_loaded_once(shared_phantom_audit, monkeypatch):
     first = load_model(source)
     monkeypatch.setattr(m2ib, "load_encoder", lambda *_: pytest.fail("loaded again"))
     assert load_model(source.model_copy(update={"batch_size": 3})) is first
-
-
-def test_a_model_is_loaded_ahead_and_its_error_is_reported_later(monkeypatch):
-    loads = []
-    monkeypatch.setattr(m2ib, "load_encoder", lambda name, *_: (loads.append(name), Encoder())[1])
-    load_ahead(ModelConfig(architecture="demo/ahead", device="cpu"))
-    load_model(ModelConfig(architecture="demo/ahead", device="cpu"))
-    assert loads == ["demo/ahead"]
-    monkeypatch.undo()
-    missing = ModelConfig(architecture="local-dir:/nowhere", device="cpu")
-    load_ahead(missing)
-    with pytest.raises(BadInputError, match="is no folder"):
-        load_model(missing)
-
-
-class Encoder:
-    digest = "0"
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy  # imports each of its packages when it is first used
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
+from scipy.fft import ifft, irfft, next_fast_len, rfft2
 from torch import Tensor
 
 from m2ib.analysis.masks import Box
@@ -102,9 +102,9 @@ class ImageSpectra:
         """Transform whitened images (`white`) for templates of these sizes (height, width), enlarged up to `scale`."""
         largest = (math.ceil(max(sides) * scale) for sides in zip(*extents, strict=True))
         padded = (max(n + most // 2, most) for n, most in zip(white.shape[-2:], largest, strict=True))
-        h, w = (scipy.fft.next_fast_len(size, real=True) for size in padded)
-        energy = scipy.fft.rfft2(white.square().sum(1, keepdim=True).numpy(), s=(h, w))
-        return cls(white, scipy.fft.rfft2(white.numpy(), s=(h, w)), energy, (h, w))
+        h, w = (next_fast_len(size, real=True) for size in padded)
+        energy = rfft2(white.square().sum(1, keepdim=True).numpy(), s=(h, w))
+        return cls(white, rfft2(white.numpy(), s=(h, w)), energy, (h, w))
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -120,8 +120,8 @@ def multiply_spectra(one: Spectrum, other: Spectrum, width: int, span: tuple[int
     product = one[..., 0, :, :] * other[..., 0, :, :]
     for channel in range(1, one.shape[-3]):
         product += one[..., channel, :, :] * other[..., channel, :, :]
-    rows = scipy.fft.ifft(product, axis=-2, overwrite_x=True)[..., : span[0], :]  # `irfft2` would transform all rows
-    found: NDArray[np.float32] = scipy.fft.irfft(rows, n=width)[..., : span[1]]
+    rows = ifft(product, axis=-2, overwrite_x=True)[..., : span[0], :]  # `irfft2` would transform all rows
+    found: NDArray[np.float32] = irfft(rows, n=width)[..., : span[1]]
     return found
 
 
@@ -138,12 +138,12 @@ def correlate(images: ImageSpectra, template: Tensor, mask: Tensor) -> Iterator[
 
     def transform(pixels: Tensor) -> Spectrum:
         padded = F.pad(pixels, (0, size[1] - tw, 0, size[0] - th))
-        return np.conj(scipy.fft.rfft2(padded.roll((-top, -left), (-2, -1)).numpy()))
+        return np.conj(rfft2(padded.roll((-top, -left), (-2, -1)).numpy()))
 
     strokes = template * mask
     strokes_spectrum, mask_spectrum = transform(strokes), transform(mask[None].to(strokes.dtype))
     # Energy of the strokes inside the image, for each place.
-    inside = scipy.fft.rfft2(np.ones((1, h, w), np.float32), s=size)
+    inside = rfft2(np.ones((1, h, w), np.float32), s=size)
     own = multiply_spectra(inside, transform(strokes.square().sum(0, keepdim=True)), size[1], span)
     own[own <= float(strokes.square().sum()) / 2] = np.inf
     step = max(1, CACHED // images.energy[0].size)

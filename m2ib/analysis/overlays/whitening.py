@@ -6,10 +6,10 @@ Natural backgrounds become noise of unit variance, so that two backgrounds corre
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import scipy  # imports each of its packages when it is first used
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from scipy.fft import dctn, idctn
 from torch import Tensor
 
 Images: TypeAlias = Float[Tensor, "n c h w"]
@@ -55,7 +55,7 @@ class Whitener:
         white = images.new_empty(len(images), len(gain), h, w)
         for image, result in zip(images, white, strict=True):  # one at a time, to save memory
             spectrum = _cosine_transform(downsample(image[None], self.reduction)[0]) * gain
-            result.copy_(torch.from_numpy(scipy.fft.idctn(spectrum.numpy(), axes=(1, 2))))
+            result.copy_(torch.from_numpy(idctn(spectrum.numpy(), axes=(1, 2))))
         return white
 
 
@@ -86,4 +86,4 @@ def _hann(side: int) -> Tensor:
 
 def _cosine_transform(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
     """Return the amplitudes of the Fourier transform of the image and its mirror images, with their signs."""
-    return torch.from_numpy(scipy.fft.dctn(image.numpy(), axes=(1, 2)))
+    return torch.from_numpy(dctn(image.numpy(), axes=(1, 2)))

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import scipy  # imports each of its packages when it is first used
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from scipy.fft import rfft2
 from torch import Tensor
 
 from m2ib.analysis.overlays.matching import CACHED, MIN_CONTRAST, SCALES, Placement, cut_window, multiply_spectra
@@ -163,8 +163,8 @@ def _correlate(cores: Tensor, surroundings: Tensor) -> tuple[Tensor, Tensor]:
         energy = F.avg_pool2d(energy, size, 1) * max(size)
     norm = cores.square().sum((1, 2, 3))[:, None, None, None]
     scale, most = energy[:, 0].rsqrt().numpy(), (MIN_CONTRAST**2 * norm).rsqrt().numpy()
-    spectrum = scipy.fft.rfft2(surroundings.numpy())
-    conjugate = np.conj(scipy.fft.rfft2((cores / norm.sqrt()).numpy(), s=(side_y, side_x)))
+    spectrum = rfft2(surroundings.numpy())
+    conjugate = np.conj(rfft2((cores / norm.sqrt()).numpy(), s=(side_y, side_x)))
     best = cores.new_empty(len(cores), len(surroundings))
     shift = best.new_empty(best.shape, dtype=torch.long)
     step = max(1, CACHED // spectrum[:, 0].size)

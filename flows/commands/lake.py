@@ -197,7 +197,8 @@ def verify(
 
 def _verify_report(lake: Root, path: Path) -> dict[str, Any]:
     """Check that the ledger has a record of a report file, print the result, and return it for --json."""
-    from review.evidence.verify import VerifyError, find_written_report
+    from review.evidence.verify import VerifyError
+    from review.evidence.written_reports import find_written_report
 
     try:
         found = find_written_report(lake, path.read_bytes())

@@ -112,6 +112,7 @@ ended AS (
     SELECT
         * EXCLUDE (config_digest_now, other_rule, pairs, region_exists, has_failed_pairs),
         CASE
+            -- Equal digests suffice, also if the manifest of that run is gone.
             WHEN config_digest_now <> config_digest AND NOT list_contains($same_settings::VARCHAR[], last_run) THEN 'the settings are not those of the run that raised it'
             WHEN ($digests::VARCHAR[])[list_position($rules::VARCHAR[], rule)] IS DISTINCT FROM rule_digest THEN 'the text of the rule ' || rule || ' has changed'
             WHEN list_contains($failed_rules::VARCHAR[], rule) THEN 'the rule ' || rule || ' failed'

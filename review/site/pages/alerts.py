@@ -18,7 +18,7 @@ from review.presentation.formatting import (
 )
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards
-from review.site.pages.decisions import get_alert_decision, get_form_values
+from review.site.pages.decisions import add_overlay_names, get_alert_decision, get_form_values, list_overlays
 from review.site.pages.pictures import compute_mean_maps, list_common_boxes
 from review.site.pages.rendering import Lake, get_choice, get_number, get_text, list_options, render_list, render_page
 
@@ -93,17 +93,6 @@ def show_alerts(request: Request, lake: Lake) -> Response:
         damage=lake.list_damage(),
         form=get_form_values(request),
     )
-
-
-def list_overlays(lake: LakeCache, run_id: str) -> list[dict[str, Any]]:
-    """List the recurring overlays of a run, with the names that people gave them."""
-    return lake.query("review/overlays_of_run", run_id=run_id)
-
-
-def add_overlay_names(lake: LakeCache, run_id: str, alerts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add to alerts of a run the name that a person gave to their overlay, as `region_name`."""
-    names = {row["region"]: row["name"] for row in list_overlays(lake, run_id)}
-    return [row | {"region_name": names.get(row["region"])} for row in alerts]
 
 
 def list_followers(alerts: Sequence[dict[str, Any]], leader: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Forms with which reviewers decide about alerts, sign off runs, add a second signature, and name overlays."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any, Final
 from urllib.parse import quote, unquote
@@ -15,7 +15,7 @@ from review.evidence import decisions
 from review.evidence.decisions import DecisionError, Reviewer
 from review.presentation.formatting import DECISION_DESCRIPTIONS, MEANING_LABELS, format_decision
 from review.site.access import Access, ThrottledError, Visitor, get_local_path
-from review.site.lake_cache import UnknownError
+from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.rendering import get_lake, render_page
 from stores import ledger
 from stores.ledger import Record
@@ -41,14 +41,24 @@ def get_form_values(request: Request) -> dict[str, Any]:
     }
 
 
+def list_overlays(lake: LakeCache, run_id: str) -> list[dict[str, Any]]:
+    """List the recurring overlays of a run, with the names that people gave them."""
+    return lake.query("review/overlays_of_run", run_id=run_id)
+
+
+def add_overlay_names(lake: LakeCache, run_id: str, alerts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to alerts of a run the name that a person gave to their overlay, as `region_name`."""
+    names = {row["region"]: row["name"] for row in list_overlays(lake, run_id)}
+    return [row | {"region_name": names.get(row["region"])} for row in alerts]
+
+
 def get_alert_decision(request: Request, run_id: str, alert_id: str) -> dict[str, Any]:
     """Return the decision about an alert, its history, and the values of its form."""
     lake = get_lake(request)
     rows = lake.query("review/decisions", run_id=run_id)
     row = next((row for row in rows if row["alert_id"] == alert_id), None)
     if row:
-        overlays = lake.query("review/overlays_of_run", run_id=run_id)
-        row = row | {"region_name": next((each["name"] for each in overlays if each["region"] == row["region"]), None)}
+        (row,) = add_overlay_names(lake, run_id, [row])
     history = lake.query("review/records_about_alert", life_id=row["life_id"]) if row else []
     values = get_form_values(request)
     if not history:

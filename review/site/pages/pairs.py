@@ -8,8 +8,8 @@ from scipy.stats import binomtest
 from review.presentation import drawing
 from review.presentation.formatting import format_region_label
 from review.site.lake_cache import LakeCache
-from review.site.pages.alerts import add_overlay_names
 from review.site.pages.cards import make_cards
+from review.site.pages.decisions import add_overlay_names
 from review.site.pages.pictures import explain_missing_picture, get_color_map, get_run_scale, load_pair, preload_pairs
 from review.site.pages.rendering import Lake, get_choice, get_number, get_text, list_options, render_list, render_page
 

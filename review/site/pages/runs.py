@@ -53,7 +53,7 @@ def show_run(request: Request, lake: Lake, run_id: str) -> Response:
         manifest=manifest,
         headline=formatting.format_headline(manifest, [row for row in alerts if row["explained_by"] is None]),
         alerts=alerts,
-        overlays=lake.query("review/overlays_of_run", run_id=run_id),
+        overlays=list_overlays(lake, run_id),
         form=get_form_values(request),
         checks=checks,
         failed=[check for check in checks if not check["success"]],

@@ -17,7 +17,8 @@ import stores
 from flows import cli
 from review.evidence import verify as verify_module
 from review.evidence.decisions import Reviewer, countersign, decide, sign_off
-from review.evidence.verify import VerifyError, WrittenReport, find_written_report, verify
+from review.evidence.verify import VerifyError, verify
+from review.evidence.written_reports import WrittenReport, find_written_report
 from stores import ledger
 from stores.keys import create_key, load_key
 from tasks.lake.compact import compact_run

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 import sql
 from review.presentation import formatting
 from review.site.pages.alerts import list_alerts, list_audits
-from review.site.pages.decisions import get_form_values, get_sign_off
+from review.site.pages.decisions import get_form_values, get_sign_off, list_overlays
 from review.site.pages.rendering import Lake, get_choice, get_text, list_options, render_list, render_page
 
 router = APIRouter()

@@ -15,6 +15,12 @@ def read_all_files(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+def test_records_are_written_in_row_groups_of_limited_size(hand_written_run, monkeypatch):
+    monkeypatch.setattr("tasks.lake.run._ROW_GROUP", 2)
+    assert hand_written_run.write_table("pairs", ({"pair_id": str(number)} for number in range(5))) == 5
+    assert hand_written_run.row_group_sizes("pairs") == [2, 2, 1]
+
+
 def test_a_table_whose_rows_fail_leaves_no_file(hand_written_run):
     def rows():
         yield {"pair_id": "p"}

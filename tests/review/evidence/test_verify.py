@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 import sql
 import stores
 from flows import cli
-from review.evidence import verify as verify_module
 from review.evidence.decisions import Reviewer, countersign, decide, sign_off
 from review.evidence.verify import VerifyError, verify
 from review.evidence.written_reports import WrittenReport, find_written_report
@@ -483,7 +482,7 @@ def test_records_later_than_a_report_are_listed(add_next_run, monkeypatch):
         def now(cls, zone=None):
             return datetime.now(zone) + timedelta(days=1)
 
-    monkeypatch.setattr(verify_module, "datetime", Tomorrow)
+    monkeypatch.setattr("review.evidence.written_reports.datetime", Tomorrow)
     assert [judged_run.number for judged_run in find_written_report(run.lake, b"another").expired_waivers] == numbers[
         1:2
     ]

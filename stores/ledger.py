@@ -55,6 +55,7 @@ BEGINNING = "0" * 64
 _APPEND_ATTEMPTS = 1000
 _HEAD_ATTEMPTS = 50
 _NAME = re.compile(r"(\d{8,})\.json")
+_SHA256 = re.compile("[0-9a-f]{64}")
 _TYPES: dict[str, type] = {"number": int, "kind": str, "at": str, "body": dict, "prev": str}
 _SIGNATURE_TYPES: dict[str, type] = {"key_id": str, "signature": str}
 
@@ -265,7 +266,8 @@ def read_head(lake: Root) -> tuple[int, str] | None:
         head = _parse_canonical(str(path), files.read_bytes(path))
     except FileNotFoundError:
         return None
-    if {key: type(item) for key, item in head.items()} != {"number": int, "sha256": str} or head["number"] < 1:
+    is_typed = {key: type(item) for key, item in head.items()} == {"number": int, "sha256": str}
+    if not is_typed or head["number"] < 1 or not _SHA256.fullmatch(head["sha256"]):
         raise LedgerError(f"ledger: {path} does not have the number and sha256 of a record; restore it from a backup")
     return head["number"], head["sha256"]
 

@@ -116,6 +116,14 @@ def test_flipped_bits_at_the_end_of_the_ledger_are_reported(intact_lake):
                 assert list_differing_files(intact_lake, "latest")[:1] == [f"ledger/{path.name}"], at
 
 
+def test_an_edited_head_is_reported_and_not_the_record_that_it_names(intact_lake):
+    for edit in (lambda digest: digest[1:], lambda digest: digest[:-1] + "g", lambda digest: "0" * 8 + digest[8:]):
+        with restore_after(intact_lake / "ledger/HEAD") as path:
+            head = json.loads(path.read_bytes())
+            path.write_bytes(ledger.canonical_json(head | {"sha256": edit(head["sha256"])}))
+            assert list_differing_files(intact_lake) == ["ledger/HEAD"]
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_replaced_bytes_are_reported(intact_lake, data):

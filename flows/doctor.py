@@ -84,6 +84,7 @@ def check_all(lake: Root, config: AuditConfig | None, audit_file: Path | None, i
     """
     steps = NextSteps(lake, str(audit_file or "AUDIT.toml"))
     yield from check_server(steps)
+    yield from check_leftovers()
     yield from check_recipients(steps)
     yield from check_lake(steps, is_named)
     if config is not None:
@@ -115,6 +116,20 @@ def check_server(steps: NextSteps) -> Iterator[Check]:
         )
         yield from _check_pool(client, steps)
         yield from _check_deployments(client, steps)
+
+
+def check_leftovers() -> Iterator[Check]:
+    """Find temporary servers of Prefect whose command was killed, of this account. Prefect starts one for a flow that is
+    called from Python, and it does not end with a killed process. Linux only."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            is_temporary = b"PREFECT__SERVER_EPHEMERAL=1\0" in (process / "environ").read_bytes()
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            has_parent = b"python" in Path("/proc", parent, "cmdline").read_bytes().partition(b"\0")[0]
+            if is_temporary and b"prefect.server.api.server:create_app" in arguments and not has_parent:
+                finding = f"process {process.name} is a temporary server whose command was killed"
+                yield Check("leftover", WARNING, finding, f"kill {process.name}")
 
 
 def _unless(is_well: bool, next_step: str) -> str:

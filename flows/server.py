@@ -4,14 +4,15 @@ Prefect would start one at the first request of the flow. This module starts it 
 
 - It boots while the command imports PyTorch and the flow, and the command does not import Prefect's server itself.
 - An interrupt of the command's process group does not end it, because the end of the run is still to be recorded.
-- It ends with the command, even if that was killed. It reads its standard input, a pipe from the command, and stops at
-  the end of the file.
+- It ends with the command, even if that was killed. Its standard input is a pipe from the command, and it stops at the
+  end of the file. Another process of the command can keep the pipe open, so it also stops when its parent is gone.
 """
 
 import atexit
 import contextlib
 import gc
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 _SECONDS_TO_STOP = 5
+_SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_TO_ANSWER = 30
 
 
@@ -85,7 +87,9 @@ def _start(temporary: bool, check: Callable[[], object]) -> bool:
         port, descriptor = listener.getsockname()[1], listener.fileno()
         # Run as a file and with -P, because the working directory may contain modules of the same names.
         process = subprocess.Popen(  # noqa: S603  # fixed arguments
-            [sys.executable, "-P", __file__, str(descriptor)], stdin=subprocess.PIPE, pass_fds=[descriptor]
+            [sys.executable, "-P", __file__, str(descriptor), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            pass_fds=[descriptor],
         )
     atexit.register(_stop, process)  # before Prefect registers what it still sends to the server at exit
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
@@ -121,8 +125,8 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _serve(descriptor: int) -> None:
-    """Run the server in this process, on a listening socket, until standard input ends."""
+def _serve(descriptor: int, parent: int) -> None:
+    """Run the server in this process, on a listening socket, until standard input or the process `parent` ends."""
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     gc.disable()
@@ -138,7 +142,9 @@ def _serve(descriptor: int) -> None:
     gc.enable()
 
     def stop_with_command() -> None:
-        os.read(sys.stdin.fileno(), 1)  # nothing is ever written, so this returns at the end of the file
+        # Nothing is ever written to the pipe, so it can be read only at the end of the file.
+        while os.getppid() == parent and not select.select([sys.stdin], [], [], _SECONDS_BETWEEN_LOOKS)[0]:
+            pass
         server.should_exit = True
 
     threading.Thread(target=stop_with_command, daemon=True).start()
@@ -146,4 +152,4 @@ def _serve(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(int(sys.argv[1]), int(sys.argv[2]))

@@ -119,8 +119,10 @@ def check_server(steps: NextSteps) -> Iterator[Check]:
 
 
 def check_leftovers() -> Iterator[Check]:
-    """Find temporary servers of Prefect whose command was killed, of this account. Prefect starts one for a flow that is
-    called from Python, and it does not end with a killed process. Linux only."""
+    """Find temporary servers of Prefect, of this account, whose command was killed. Linux only.
+
+    Prefect starts one for a flow that is called from Python, and it does not end with a killed process.
+    """
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError):
             is_temporary = b"PREFECT__SERVER_EPHEMERAL=1\0" in (process / "environ").read_bytes()

@@ -133,14 +133,15 @@ class Access:
 
     def find_client(self, headers: Headers, peer: str) -> str:
         """Return the address of the client, as the proxy reports it if the request comes from the proxy."""
-        if not self._is_proxy(peer):
+        if not self.is_proxy(peer):
             return peer
         # The last entry was added by our proxy; the client may have invented those before it.
         last = ",".join(headers.getlist("x-forwarded-for")).rpartition(",")[2].strip().strip("[]")
         address = _parse_address(last)
         return peer if address is None else str(address)
 
-    def _is_proxy(self, peer: str) -> bool:
+    def is_proxy(self, peer: str) -> bool:
+        """Return whether an address is one of the proxy's."""
         address = _parse_address(peer)
         return address is not None and any(address in network for network in self._proxies)
 
@@ -166,7 +167,7 @@ class Access:
         return Visitor("declared", "reader")
 
     def _find_proxy_user(self, headers: Headers, peer: str) -> Visitor | None:
-        if not self._is_proxy(peer) or not (name := _read_header(headers, self.settings.proxy_header or "")):
+        if not self.is_proxy(peer) or not (name := _read_header(headers, self.settings.proxy_header or "")):
             return None
         try:
             full_name = normalize_full_name(name)

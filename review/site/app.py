@@ -36,7 +36,8 @@ def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
     app = FastAPI(title="m2ib-audit review", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.settings = settings or ReviewSettings()
     app.state.lake_cache = LakeCache(lake, app.state.settings.remote_corpora)
-    app.add_middleware(Guard, access=Access(app.state.settings))
+    app.state.access = Access(app.state.settings)
+    app.add_middleware(Guard, access=app.state.access)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for page in _PAGES:
         app.include_router(page.router)

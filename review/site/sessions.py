@@ -118,7 +118,7 @@ class Throttle:
         name = name.strip().casefold()[:64]
         if address is None:
             return [_Key(5, 900.0, "signing", name)]
-        network = _get_network(address)
+        network = get_network(address)
         return [
             _Key(5, 900.0, "name and address", name, network),
             _Key(50, 30.0, "name", name),
@@ -131,7 +131,7 @@ class Throttle:
         return 0.0 if excess < 0 else last + min(2.0 ** min(excess, 20), key.max_wait) - now
 
 
-def _get_network(address: str) -> str:
+def get_network(address: str) -> str:
     """Return an IPv4 address as it is, and the /64 network of an IPv6 address, which one machine can use completely."""
     try:
         parsed = ipaddress.ip_address(address)

@@ -123,9 +123,11 @@ def _is_invisible(character: str) -> bool:
 
 
 def normalize_person(name: str) -> str:
-    """Normalize a person's name for comparison: lower-case letters, combining marks, digits and single spaces only."""
-    visible = (letter for letter in unicodedata.normalize("NFKC", name).casefold() if not _is_invisible(letter))
-    return " ".join("".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in visible).split())
+    """Normalize a person's name for comparison: only lower-case letters, combining marks and digits."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return "".join(
+        letter for letter in folded if unicodedata.category(letter)[0] in "LMN" and not _is_invisible(letter)
+    )
 
 
 def describe_disguise(name: str) -> str | None:

@@ -145,12 +145,19 @@ UsersOption = Annotated[Path, typer.Option("--users", metavar="FILE", help="User
 StdinOption = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from the first line of standard input.")
 ]
+_MAX_PASSWORD_BYTES = 1 << 20  # what is longer is refused anyway
 
 
 def _read_password(from_stdin: bool) -> str:
     """Prompt for a password. It is never a command-line argument: other users of the machine could see those."""
     if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
+        try:
+            return sys.stdin.buffer.readline(_MAX_PASSWORD_BYTES).decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            output.fail(
+                "password: standard input is not UTF-8, the encoding of the sign-in page; convert it, for example: "
+                "iconv -f LATIN1 -t UTF-8"
+            )
     if not sys.stdin.isatty():
         output.fail("password: there is no terminal to ask on; pass it with --password-stdin")
     password: str = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)

@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 
 from review.evidence.decisions import Reviewer
-from review.site.sessions import Sessions, Throttle
+from review.site.passwords import Passwords, ThrottledError
+from review.site.sessions import Sessions
 from review.site.settings import ReviewSettings
-from review.site.users import User, authenticate, normalize_full_name
+from review.site.users import User, normalize_full_name, normalize_name
 from review.site.users import load as load_users
 from stores import InputError
 
@@ -43,14 +44,6 @@ class RefusedError(Exception):
     def __init__(self, status: int, title: str, message: str) -> None:
         super().__init__(title)
         self.status, self.title, self.message = status, title, message
-
-
-class ThrottledError(Exception):
-    """There were too many wrong passwords; the next attempt is possible after `seconds`."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = max(1, round(seconds))
-        super().__init__(f"Too many attempts. Wait {self.seconds} seconds, then try again.")
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ class Visitor:
 
 
 class Access:
-    """Access rules of one server, with its users, sessions and password throttle."""
+    """Access rules of one server, with its users, sessions and checks of passwords."""
 
     def __init__(self, settings: ReviewSettings) -> None:
         """Check the settings and load the users. Raises AccessError, UsersError."""
@@ -88,7 +81,7 @@ class Access:
             load_users(settings.users)
         self.settings = settings
         self.sessions = Sessions()
-        self.throttle = Throttle()
+        self.passwords = Passwords()
         self._proxies = [ipaddress.ip_network(text) for text in settings.proxy_from]
         self._public_url = urlsplit(settings.public_url or "")
         self._is_https = self._public_url.scheme == "https"
@@ -189,28 +182,25 @@ class Access:
             return None
         return Visitor("password", user.role, user.full_name, user.name)
 
-    def check_password(self, name: str, password: str, client: str, signing: bool = False) -> User | None:
+    async def check_password(self, name: str, password: str, client: str, signing: bool = False) -> User | None:
         """Return the user with this name and password; None if either is wrong. Raises ThrottledError, UsersError.
 
-        Attempts are counted by name and client address. With `signing`, a signed-in user signs. Then only wrong
-        passwords on this user's signatures count, so that nobody else can prevent the user from signing.
+        With `signing`, a signed-in user signs (see `Passwords.check`).
         """
         if self.settings.users is None:
             return None
-        address = None if signing else client
-        wait = self.throttle.admit(name, address)
         users = load_users(self.settings.users)
         # A name that is not a user's is not logged: it may be a password that was typed into the wrong field.
-        logged_name = name.strip().casefold() if name.strip().casefold() in users else "(unknown)"
-        if wait > 0:
+        logged_name = normalize_name(name) if normalize_name(name) in users else "(unknown)"
+        try:
+            user = await self.passwords.check(users, name, password, None if signing else client)
+        except ThrottledError:
             log.warning("sign-in refused for %s from %s: too many attempts", logged_name, client)
-            raise ThrottledError(wait)
-        user = authenticate(users, name, password)
+            raise
         if user is None:
             log.warning("sign-in failed for %s from %s", logged_name, client)
-            return None
-        self.throttle.record_success(name, address)
-        log.info("password of %s accepted from %s", logged_name, client)
+        else:
+            log.info("password of %s accepted from %s", logged_name, client)
         return user
 
     def format_session_cookie(self, token: str | None) -> str:

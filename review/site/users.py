@@ -11,32 +11,42 @@ import hmac
 import os
 import secrets
 import stat
-import threading
 import unicodedata
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from precis_i18n import get_profile
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt, ValidationError, model_validator
 
 import stores
+from review.site.look_alikes import is_alike
 from stores import InputError, ledger
 
 MIN_PASSWORD_CHARS = 12
 MAX_PASSWORD_CHARS = 1024
 """Hashing longer passwords costs time and adds no security."""
 _MIN_DISTINCT_CHARS = 5
+_MAX_NAME_CHARS = 64
 _COST = (2**16, 8, 2)  # n, r, p: 64 MiB and a third of a second per password
-_hashing = threading.Lock()  # one at a time, so that many sign-ins at once cannot fill the memory
 
 
 class UsersError(InputError):
     """The users file cannot be read or changed; the message says what was wrong and what to do next."""
 
 
+def normalize_name(text: str) -> str:
+    """Return a name to sign in with in its only form, by PRECIS (RFC 8265); "" for text that cannot be a name."""
+    try:
+        name: str = get_profile("UsernameCaseMapped").enforce(text[: _MAX_NAME_CHARS + 1].strip())
+    except UnicodeError:
+        return ""
+    return name
+
+
 def normalize_full_name(text: str) -> str:
-    """Return a full name in Unicode normal form C with single spaces. Raises ValueError for an invalid name."""
+    """Return a full name in its only form, by PRECIS (RFC 8266). Raises ValueError for an invalid name."""
     name = " ".join(unicodedata.normalize("NFC", text).split())
     # Cf contains marks that reverse the reading direction, with which one name could look like another.
     if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn") for letter in name):
@@ -45,7 +55,11 @@ def normalize_full_name(text: str) -> str:
         raise ValueError(f"got {disguise}, expected letters of one script; enter it again")
     if not 1 <= len(name) <= 200:
         raise ValueError(f"got {len(name)} characters, expected 1 to 200; enter it again")
-    return name
+    try:
+        normalized: str = get_profile("NicknameCasePreserved").enforce(name)
+    except UnicodeError as error:
+        raise ValueError("got characters that names do not have, expected letters; enter it again") from error
+    return normalized
 
 
 UserName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._@-]{0,62}[a-z0-9])?$")]
@@ -98,8 +112,7 @@ def hash_password(password: str) -> Scrypt:
 
 def _derive_key(password: str, salt: str, n: int, r: int, p: int) -> str:
     text = unicodedata.normalize("NFKC", password).encode()
-    with _hashing:
-        return hashlib.scrypt(text, salt=bytes.fromhex(salt), n=n, r=r, p=p, maxmem=256 * n * r, dklen=32).hex()
+    return hashlib.scrypt(text, salt=bytes.fromhex(salt), n=n, r=r, p=p, maxmem=256 * n * r, dklen=32).hex()
 
 
 @cache
@@ -113,7 +126,7 @@ def authenticate(users: Mapping[str, User], name: str, password: str) -> User | 
 
     The time that this takes does not depend on the reason.
     """
-    user = users.get(name.strip().casefold())
+    user = users.get(normalize_name(name))
     matches = (user.password if user else _make_dummy_hash()).matches(password[: MAX_PASSWORD_CHARS + 1])
     return user if user and matches and not user.disabled and len(password) <= MAX_PASSWORD_CHARS else None
 
@@ -162,7 +175,7 @@ def check_password(password: str, name: str) -> None:
 
 def add(path: Path, name: str, full_name: str, role: str, password: str) -> User:
     """Add a user; the first user creates the file. Raises UsersError if the name is taken or any value is invalid."""
-    name = name.strip().casefold()
+    name = normalize_name(name)
     try:
         user = User(name=name, full_name=full_name, role=role, password=hash_password(password))
     except ValidationError as error:
@@ -175,25 +188,27 @@ def add(path: Path, name: str, full_name: str, role: str, password: str) -> User
                 f"m2ib-audit users passwd {name}"
             )
         for other in users.values():
-            if other.full_name.casefold() == user.full_name.casefold():
-                raise UsersError(
-                    f"full name: got {user.full_name!r}, which user {other.name!r} has, expected a unique one because "
-                    "signatures show it; add a middle name or a department"
-                )
+            for field in ("full_name", "name"):
+                got, taken = getattr(user, field), getattr(other, field)
+                if is_alike(got, taken):
+                    raise UsersError(
+                        f"{field.replace('_', ' ')}: got {got!r}, which looks like {taken!r} of user {other.name!r}, "
+                        "expected one that nobody can mistake for it; add a middle name or a department"
+                    )
         users[name] = user
     return user
 
 
 def change_password(path: Path, name: str, password: str) -> User:
     """Change the password of a user, which also ends the user's sessions. Raises UsersError."""
-    name = name.strip().casefold()
+    name = normalize_name(name)
     check_password(password, name)
     return _update(path, name, password=hash_password(password))
 
 
 def set_disabled(path: Path, name: str, disabled: bool) -> User:
     """Disable a user, which also ends the user's sessions, or enable the user again. Raises UsersError."""
-    return _update(path, name.strip().casefold(), disabled=disabled)
+    return _update(path, normalize_name(name), disabled=disabled)
 
 
 def _update(path: Path, name: str, **changes: Any) -> User:

@@ -6,7 +6,7 @@ from datetime import date
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import ImmutableMultiDict
 
@@ -14,9 +14,10 @@ import sql
 from review.evidence import decisions
 from review.evidence.decisions import DecisionError, Reviewer
 from review.presentation.formatting import DECISION_DESCRIPTIONS, MEANING_LABELS, format_decision
-from review.site.access import Access, ThrottledError, Visitor, get_local_path
+from review.site.access import Access, Visitor, get_local_path
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.rendering import get_lake, render_page
+from review.site.passwords import ThrottledError
 from stores import ledger
 from stores.ledger import Record
 
@@ -122,25 +123,51 @@ def _may_mean(visitor: Visitor, meaning: str) -> bool:
     return meaning != "approval" or visitor.identity == "declared" or visitor.role == "approver"
 
 
-def _check_signer(request: Request) -> Reviewer:
-    """Return the reviewer who signs a form, after checking the password if one is required. Raises DecisionError."""
+async def _check_password(request: Request) -> None:
+    """Check the password of a form that signs, before a thread is taken for its page; `_get_signer` has the result."""
     visitor: Visitor = request.state.visitor
     access: Access = request.state.access
+    form: Mapping[str, str] = getattr(request.state, "form", {})
+    request.state.refusal, request.state.retry_after = None, None
+    if visitor.identity != "password":
+        return
+    request.state.refusal = "password: got a wrong password; enter your password again to sign."
+    if not form.get("password"):
+        return
+    try:
+        user = await access.check_password(
+            visitor.user_name or "", form["password"], request.state.client, signing=True
+        )
+    except ThrottledError as error:
+        request.state.refusal, request.state.retry_after = str(error), error.seconds
+    else:
+        request.state.refusal = None if user else request.state.refusal
+
+
+_signs: Final = [Depends(_check_password)]
+"""Dependencies of pages whose form signs."""
+
+
+def _get_signer(request: Request) -> Reviewer:
+    """Return the reviewer who signs a form. Raises DecisionError."""
+    visitor: Visitor = request.state.visitor
     form: ImmutableMultiDict[str, str] = request.state.form
     if not _may_mean(visitor, form.get("meaning", "")):
         raise DecisionError(
             "meaning: got approval, which needs the role approver; choose another meaning, or ask an approver."
         )
-    if visitor.identity == "password":
-        try:
-            user = access.check_password(
-                visitor.user_name or "", form.get("password", ""), request.state.client, signing=True
-            )
-        except ThrottledError as error:
-            raise DecisionError(str(error)) from error
-        if user is None:
-            raise DecisionError("password: got a wrong password; enter your password again to sign.")
+    if request.state.refusal is not None:
+        raise DecisionError(request.state.refusal)
     return visitor.reviewer or Reviewer(form.get("name", "").strip(), form.get("role", "").strip(), "declared")
+
+
+def _render_refusal(request: Request, name: str, **values: Any) -> Response:
+    """Render the page of a form that was refused."""
+    if (seconds := getattr(request.state, "retry_after", None)) is None:
+        return render_page(request, name, 409, **values)
+    page = render_page(request, name, 429, **values)
+    page.headers["Retry-After"] = str(seconds)
+    return page
 
 
 def _parse_until(form: Mapping[str, str]) -> date | None:
@@ -173,7 +200,7 @@ def _record_decision(request: Request, reviewer: Reviewer, run_id: str, alert_id
     )
 
 
-@router.api_route("/runs/{run_id}/alerts/{alert_id}/decide", methods=["GET", "POST"])
+@router.api_route("/runs/{run_id}/alerts/{alert_id}/decide", methods=["GET", "POST"], dependencies=_signs)
 def decide(request: Request, run_id: str, alert_id: str) -> Response:
     """Show the form of a decision, or record the decision that the form sends.
 
@@ -183,7 +210,7 @@ def decide(request: Request, run_id: str, alert_id: str) -> Response:
     if request.method == "POST":
         get_lake(request).read_manifest(run_id)  # an unknown run is answered with 404
         try:
-            record = _record_decision(request, _check_signer(request), run_id, alert_id)
+            record = _record_decision(request, _get_signer(request), run_id, alert_id)
             target = f"/runs/{quote(run_id)}/alerts/{quote(alert_id)}?recorded={record.number}#decision"
             return _redirect(request, target)
         except DecisionError as refusal:
@@ -191,10 +218,11 @@ def decide(request: Request, run_id: str, alert_id: str) -> Response:
     decision = get_alert_decision(request, run_id, alert_id)
     if decision["row"] is None:
         raise UnknownError(f"Run {run_id} has no alert {alert_id} that can be decided.")
-    return render_page(request, "decide", 409 if error else 200, title="Decide", decision=decision, error=error)
+    render = _render_refusal if error else render_page
+    return render(request, "decide", title="Decide", decision=decision, error=error)
 
 
-@router.post("/alerts/decide")
+@router.post("/alerts/decide", dependencies=_signs)
 def decide_many(request: Request) -> Response:
     """Record one decision about several alerts, one record per alert; a refused record does not affect the others."""
     form: ImmutableMultiDict[str, str] = request.state.form
@@ -206,7 +234,7 @@ def decide_many(request: Request) -> Response:
     else:
         try:
             _parse_until(form)  # refused once, not for each alert
-            reviewer = _check_signer(request)
+            reviewer = _get_signer(request)
         except DecisionError as refusal:
             error = str(refusal)
         else:
@@ -218,10 +246,9 @@ def decide_many(request: Request) -> Response:
                     refused[name] = str(refusal)
     if error is None and not refused:
         return _redirect(request, target)
-    return render_page(
+    return _render_refusal(
         request,
         "decide_many",
-        409,
         title="Decide several alerts",
         form=get_form_values(request),
         error=error,
@@ -232,7 +259,7 @@ def decide_many(request: Request) -> Response:
     )
 
 
-@router.post("/records/{number}/countersign")
+@router.post("/records/{number}/countersign", dependencies=_signs)
 def countersign(request: Request, number: int) -> Response:
     """Record a second signature under a decision or sign-off."""
     form: ImmutableMultiDict[str, str] = request.state.form
@@ -240,11 +267,11 @@ def countersign(request: Request, number: int) -> Response:
     meaning, statement = form.get("meaning", ""), form.get("statement", "")
     signer = request.app.state.settings.signer
     try:
-        reviewer = _check_signer(request)
+        reviewer = _get_signer(request)
         decisions.countersign(get_lake(request).lake, reviewer, number, meaning, statement, signer=signer)
     except DecisionError as error:
         values = {"number": number, "error": str(error), "next": target, "form": get_form_values(request)}
-        return render_page(request, "countersign", 409, title="Countersign", **values)
+        return _render_refusal(request, "countersign", title="Countersign", **values)
     return RedirectResponse(target, 303)
 
 
@@ -262,11 +289,11 @@ def name_overlay(request: Request, run_id: str, region: str) -> Response:
     except DecisionError as error:
         overlay = {"region": region, "run_id": run_id, "name": form.get("overlay_name", "")}
         values = {"overlay": overlay, "next": target, "error": str(error), "form": get_form_values(request)}
-        return render_page(request, "name_overlay", 409, title="Name an overlay", **values)
+        return _render_refusal(request, "name_overlay", title="Name an overlay", **values)
     return _redirect(request, target)
 
 
-@router.api_route("/runs/{run_id}/sign-off", methods=["GET", "POST"])
+@router.api_route("/runs/{run_id}/sign-off", methods=["GET", "POST"], dependencies=_signs)
 def sign_off(request: Request, run_id: str) -> Response:
     """Show the sign-offs of a run and a form for a new one; then the statement to confirm; then record it."""
     if request.method == "GET":
@@ -284,7 +311,7 @@ def sign_off(request: Request, run_id: str) -> Response:
         try:
             record = decisions.sign_off(
                 lake,
-                _check_signer(request),
+                _get_signer(request),
                 run_id,
                 form.get("meaning", ""),
                 form.get("statement", ""),
@@ -295,5 +322,5 @@ def sign_off(request: Request, run_id: str) -> Response:
             return _redirect(request, f"/runs/{quote(run_id)}/sign-off?recorded={record.number}#sign-off")
         except DecisionError as refusal:
             error = str(refusal)
-    status = 409 if error else 200
-    return render_page(request, "sign_off", status, title="Sign off", sign_off=values, error=error, confirm=True)
+    render = _render_refusal if error else render_page
+    return render(request, "sign_off", title="Sign off", sign_off=values, error=error, confirm=True)

@@ -3,8 +3,9 @@
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
-from review.site.access import SIGN_IN, SIGN_OUT, Access, ThrottledError, get_local_path
+from review.site.access import SIGN_IN, SIGN_OUT, Access, get_local_path
 from review.site.pages.rendering import render_page
+from review.site.passwords import ThrottledError
 
 router = APIRouter()
 
@@ -20,14 +21,14 @@ def show_sign_in(request: Request) -> Response:
 
 
 @router.post(SIGN_IN)
-def sign_in(request: Request) -> Response:
+async def sign_in(request: Request) -> Response:
     """Check the password, and start a session with a new token instead of any that the browser has."""
     access: Access = request.state.access
     form = request.state.form
     name, target = form.get("name", ""), get_local_path(form.get("next"))
     status, message, headers = 401, "The name or the password is wrong.", {}
     try:
-        user = access.check_password(name, form.get("password", ""), request.state.client)
+        user = await access.check_password(name, form.get("password", ""), request.state.client)
     except ThrottledError as error:
         user, status, message, headers = None, 429, str(error), {"Retry-After": str(error.seconds)}
     if user is None:

@@ -107,9 +107,9 @@ def test_client_that_does_not_read_its_answer_is_dropped(serve, monkeypatch):
 
 def test_too_large_heads_are_refused(serve):
     site = serve()
-    with dial(site, HEAD + b"Cookie: " + b"x" * 200_000 + b"\r\n\r\n") as client:
-        with contextlib.suppress(ConnectionError):
-            assert client.recv(100).startswith(b"HTTP/1.1 400")
+    cookies = b"Cookie: " + b"x" * 200_000 + b"\r\n\r\n"
+    with dial(site, HEAD + cookies) as client, contextlib.suppress(ConnectionError):
+        assert client.recv(100).startswith(b"HTTP/1.1 400")
     assert site.get("/help", {"Cookie": "x" * 8000}).status == 200
 
 
@@ -125,13 +125,11 @@ def test_log_is_bounded():
     log = logging.Logger("site")
     log.addHandler(handler)
     for number in range(10_000):
-        try:
-            raise ValueError("x" * 5000)
-        except ValueError:
-            log.exception("failed %d times %s", number, "y" * 100_000)
+        error = ValueError("x" * 5000)
+        log.error("failed %d times %s", number, "y" * 100_000, exc_info=error)
         log.warning(f"a kind of its own: {number}" + "z" * 5000)
     text = stream.getvalue()
-    assert text.count("Traceback") == 1
+    assert text.count("ValueError") == 1
     assert len(text) < (MAX_LINES + MAX_KINDS) * 1100 + 10_000
     now[0] += 61
     log.warning("quiet again")

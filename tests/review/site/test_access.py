@@ -1,5 +1,6 @@
 """The access rules that are applied to every request, with an application that answers every path."""
 
+import asyncio
 import contextlib
 import logging
 
@@ -11,8 +12,9 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from review.site import users
-from review.site.access import Access, AccessError, ThrottledError, get_local_path, is_loopback
+from review.site.access import Access, AccessError, get_local_path, is_loopback
 from review.site.guard import POLICY, Guard
+from review.site.passwords import ThrottledError
 from review.site.settings import ReviewSettings
 from review.site.users import UsersError
 
@@ -73,6 +75,10 @@ def sign_in(client, name="ada"):
     token = client.access.sessions.start(user.name, user.password.key)
     client.cookies.set(client.access.session_cookie, token)
     return token
+
+
+def check_password(access, *arguments, **named):
+    return asyncio.run(access.check_password(*arguments, **named))
 
 
 def post(client, path="/write", origin=ORIGIN, headers=None, **fields):
@@ -483,18 +489,18 @@ def test_attempts_after_wrong_passwords_are_throttled(make_client, users_file, c
     caplog.set_level(logging.INFO)
     access = make_client(users=users_file).access
     for _ in range(5):
-        assert access.check_password("ada", "wrong password", "10.0.0.1") is None
+        assert check_password(access, "ada", "wrong password", "10.0.0.1") is None
     with pytest.raises(ThrottledError) as raised:
-        access.check_password("ada", PASSWORD, "10.0.0.1")
+        check_password(access, "ada", PASSWORD, "10.0.0.1")
     assert 0 < raised.value.seconds <= 1
-    assert access.check_password("ada", PASSWORD, "10.0.0.2").name == "ada"
+    assert check_password(access, "ada", PASSWORD, "10.0.0.2").name == "ada"
     assert "wrong password" not in caplog.text
     assert PASSWORD not in caplog.text
     assert "sign-in failed for ada from 10.0.0.1" in caplog.text
 
 
 def test_invalid_user_name_is_not_logged(make_client, users_file, caplog):
-    make_client(users=users_file).access.check_password("my secret in the wrong field", "x", "10.0.0.1")
+    check_password(make_client(users=users_file).access, "my secret in the wrong field", "x", "10.0.0.1")
     assert "secret" not in caplog.text
     assert "(unknown)" in caplog.text
 
@@ -539,19 +545,19 @@ def test_attempts_behind_a_proxy_count_for_the_forwarded_address(make_client, us
     assert make_client(users=users_file).access.find_client(headers, "127.0.0.1") == "127.0.0.1"
     for _ in range(40):
         with contextlib.suppress(ThrottledError):
-            access.check_password("ada", "wrong password", find_client("203.0.113.9"))
-    assert access.check_password("ada", PASSWORD, find_client("198.51.100.1")).name == "ada"
+            check_password(access, "ada", "wrong password", find_client("203.0.113.9"))
+    assert check_password(access, "ada", PASSWORD, find_client("198.51.100.1")).name == "ada"
 
 
 def test_throttled_sign_in_does_not_block_signatures(make_client, users_file):
     access = make_client(users=users_file).access
     for _ in range(60):
         with contextlib.suppress(ThrottledError):
-            access.check_password("ada", "wrong password", "127.0.0.1")
+            check_password(access, "ada", "wrong password", "127.0.0.1")
     with pytest.raises(ThrottledError):
-        access.check_password("ada", PASSWORD, "127.0.0.1")
-    assert access.check_password("ada", PASSWORD, "127.0.0.1", signing=True).name == "ada"
+        check_password(access, "ada", PASSWORD, "127.0.0.1")
+    assert check_password(access, "ada", PASSWORD, "127.0.0.1", signing=True).name == "ada"
     for _ in range(5):
-        access.check_password("ada", "wrong password", "127.0.0.1", signing=True)
+        check_password(access, "ada", "wrong password", "127.0.0.1", signing=True)
     with pytest.raises(ThrottledError):
-        access.check_password("ada", PASSWORD, "127.0.0.1", signing=True)
+        check_password(access, "ada", PASSWORD, "127.0.0.1", signing=True)

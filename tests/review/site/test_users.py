@@ -76,7 +76,7 @@ def test_disabled_user_cannot_sign_in_until_enabled(users_file):
     [
         ("ada", "Another Ada", "reader", PASSWORD, "which is in"),
         ("Ada ", "Another Ada", "reader", PASSWORD, "is in"),
-        ("bob", "ada  lovelace", "reader", PASSWORD, "which user 'ada' has"),
+        ("bob", "ada  lovelace", "reader", PASSWORD, "which looks like 'Ada Lovelace' of user 'ada'"),
         ("bob/../x", "Bob", "reader", PASSWORD, "name: String should match"),
         ("", "Bob", "reader", PASSWORD, "name: String should match"),
         ("bob", " ", "reader", PASSWORD, "full name: got 0 characters"),

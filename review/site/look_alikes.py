@@ -1,0 +1,29 @@
+"""Names that can be mistaken for each other, by Unicode's table of confusable characters (UTS 39)."""
+
+import unicodedata
+
+from confusable_homoglyphs.confusables import confusables_data
+
+from stores import ledger
+
+
+def is_alike(one: str, other: str) -> bool:
+    """Return whether two names look alike in upper or lower case, whatever their punctuation and spaces."""
+    return not _list_skeletons(one).isdisjoint(_list_skeletons(other))
+
+
+def _list_skeletons(name: str) -> set[str]:
+    return {ledger.normalize_person("".join(map(_get_prototype, text))) for text in (_decompose(name), name.casefold())}
+
+
+def _decompose(text: str) -> str:
+    return unicodedata.normalize("NFKD", text)
+
+
+def _get_prototype(character: str) -> str:
+    """Return the character, or characters, that all characters of the same look stand for, such as `l` for 1 and I."""
+    alike = [entry["c"] for entry in confusables_data.get(character, ())]
+    if len(alike) != 1:  # a prototype lists all that look like it, any other character only its prototype
+        return character
+    is_pair = len(confusables_data.get(alike[0], ())) == 1  # a prototype that only one character looks like
+    return min(character, alike[0]) if is_pair else alike[0]

@@ -128,10 +128,13 @@ def _shorten(names: list[Any]) -> str:
 def _erase(lake: Root, plan: Any, key: Any) -> list[str]:
     """Carry out the plan, write the deleted HTML reports again, and return the runs that changed."""
     from review.report.html import ReportError, write_report
+    from review.site.reads import ReadsLog, get_folder
     from tasks.lake.erase import erase as erase_pairs
     from tasks.progress import track
 
     with output.exit_on_error(next_step=f"run: {format_command(lake, 'erase', '--resume')}"):
+        if get_folder(lake).is_dir():  # first, since the plan that names the pairs goes last
+            ReadsLog(get_folder(lake), lake).erase_pairs(plan.pairs)
         changed = list(track(erase_pairs(lake, plan, key), description="erasing"))
         for run_id in track(_list_html_reports(plan), description="writing reports again"):
             try:

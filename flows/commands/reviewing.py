@@ -101,6 +101,10 @@ def review(
     remote_corpora: Annotated[
         bool, typer.Option("--remote-corpora", help="Fetch images of remote corpora, from any URL that a run names.")
     ] = False,
+    reads: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder of the log of who read what; default: LAKE.reads beside the lake."),
+    ] = None,
     key: output.KeyOption = None,
 ) -> None:
     """Serve the review site of a lake: alerts with their evidence, pairs, runs, errors. Ctrl+C stops it.
@@ -125,6 +129,7 @@ def review(
         public_url=public_url,
         allow_anonymous_read=allow_anonymous_read,
         remote_corpora=remote_corpora,
+        reads=reads,
         signer=key,
     )
     site = create_app(lake, settings)

@@ -7,6 +7,7 @@ import hmac
 import ipaddress
 import logging
 import re
+import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -88,8 +89,15 @@ class Access:
         self._names = {"localhost", "127.0.0.1", "::1", settings.host.casefold().strip("[]"), self._public_url.hostname}
         if not is_loopback(settings.host):
             self._names.add(socket.gethostname().casefold())
-        # The port is part of the name because browsers share cookies between all ports of a host.
-        self.session_cookie = f"{'__Host-' if self._is_https else ''}m2ib-{settings.port}-session"
+        # Browsers share cookies between all ports of a host, so the name has the port, here and behind the proxy.
+        ports = (settings.port or secrets.token_hex(4), self._public_url.port)
+        self.cookie_prefix = "-".join(["m2ib", *(str(port) for port in ports if port is not None)])
+        self.session_cookie = f"{'__Host-' if self._is_https else ''}{self.cookie_prefix}-session"
+
+    @property
+    def has_sign_in(self) -> bool:
+        """Whether visitors are known by name: by their password, or by the proxy."""
+        return self.settings.users is not None or self.settings.proxy_header is not None
 
     def check_host(self, headers: Headers) -> str:
         """Return the Host header. Raises RefusedError for a name that is not the site's, to prevent DNS rebinding."""
@@ -112,8 +120,7 @@ class Access:
         The header Sec-Fetch-Site must be `same-origin`. Without it, as from browsers on plain HTTP, the header Origin
         must be that of the site. Requests with neither header are refused.
         """
-        url = self._public_url
-        expected = f"{url.scheme}://{url.netloc}".casefold() if url.netloc else f"http://{host}"
+        expected = self._get_origin(host)
         fetch_site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if fetch_site == "same-origin" if fetch_site is not None else (origin or "").casefold() == expected:
             return
@@ -123,6 +130,20 @@ class Access:
             f"The form was sent from {(origin or 'an unknown origin')[:100]}, expected {expected}. Nothing was "
             "recorded. Open the site itself, and send the form from there.",
         )
+
+    def is_own_request(self, host: str, headers: Headers) -> bool:
+        """Return whether a request to read comes from a page of the site, or from its user: typed, or a bookmark.
+
+        Without Sec-Fetch-Site, as from browsers on plain HTTP, only the header Referer shows it.
+        """
+        if (fetch_site := headers.get("sec-fetch-site")) is not None:
+            return fetch_site in ("same-origin", "none")
+        referer = urlsplit(headers.get("referer", ""))
+        return f"{referer.scheme}://{referer.netloc}".casefold() == self._get_origin(host)
+
+    def _get_origin(self, host: str) -> str:
+        url = self._public_url
+        return f"{url.scheme}://{url.netloc}".casefold() if url.netloc else f"http://{host}"
 
     def find_client(self, headers: Headers, peer: str) -> str:
         """Return the address of the client, as the proxy reports it if the request comes from the proxy."""

@@ -10,11 +10,12 @@ from starlette.staticfiles import StaticFiles
 
 import sql
 from review.report.html import ReportError
-from review.site.access import Access
+from review.site.access import Access, RefusedError
 from review.site.guard import Guard
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages import alerts, compare, decisions, downloads, overview, pairs, pictures, runs, sign_in, sql_page
 from review.site.pages.rendering import BadFilterError, render_page
+from review.site.reads import ReadsLog, get_folder
 from review.site.settings import ReviewSettings
 from stores import Root
 
@@ -29,21 +30,22 @@ _PROBLEMS: Final[dict[type[Exception], tuple[int, str]]] = {
 
 
 def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
-    """Create the site for a lake. Raises AccessError, UsersError.
+    """Create the site for a lake. Raises AccessError, UsersError, ReadsError.
 
     `review.site.guard` checks every request before a page sees it.
     """
     app = FastAPI(title="m2ib-audit review", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.settings = settings or ReviewSettings()
     app.state.lake_cache = LakeCache(lake, app.state.settings.remote_corpora)
-    app.state.access = Access(app.state.settings)
-    app.add_middleware(Guard, access=app.state.access)
+    app.state.access = access = Access(app.state.settings)
+    reads = ReadsLog(app.state.settings.reads or get_folder(lake), lake) if access.has_sign_in else None
+    app.add_middleware(Guard, access=access, reads=reads)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for page in _PAGES:
         app.include_router(page.router)
     app.add_exception_handler(HTTPException, _show_problem)
     app.add_exception_handler(RequestValidationError, _show_problem)
-    for error in _PROBLEMS:
+    for error in (RefusedError, *_PROBLEMS):
         app.add_exception_handler(error, _show_problem)
     return app
 
@@ -51,7 +53,9 @@ def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
 async def _show_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):  # the URL has a text where a page expects a number
         error = HTTPException(404)
-    if isinstance(error, HTTPException):  # raised by Starlette, for an unknown path or method
+    if isinstance(error, RefusedError):
+        status, title, message = error.status, error.title, error.message
+    elif isinstance(error, HTTPException):  # raised by Starlette, for an unknown path or method
         status, title, message = error.status_code, error.detail.capitalize(), "This page does not exist."
     else:
         status, title = next(_PROBLEMS[kind] for kind in type(error).__mro__ if kind in _PROBLEMS)

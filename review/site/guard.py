@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from review.site.access import PUBLIC_PATHS, SIGN_IN, Access, RefusedError
 from review.site.pages.rendering import render_page
+from review.site.reads import ReadsLog
 from review.site.users import UsersError
 
 log = logging.getLogger("m2ib_audit.review")
@@ -39,12 +40,13 @@ _MAX_FORM_FIELDS: Final = 5000
 class Guard:
     """Middleware that applies the rules of an `Access` to every request.
 
-    It sets `access`, `visitor`, `client` (an address), `is_own_navigation` and, for writes, `form` on `request.state`.
+    It sets `access`, `visitor`, `client` (an address), `is_own` (see `Access.is_own_request`) and, for writes, `form`
+    on `request.state`.
     """
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        """Wrap an application."""
-        self._app, self._access = app, access
+    def __init__(self, app: ASGIApp, access: Access, reads: ReadsLog | None = None) -> None:
+        """Wrap an application; what signed-in users read is added to the log `reads`."""
+        self._app, self._access, self._reads = app, access, reads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -64,6 +66,7 @@ class Guard:
             nonlocal has_started
             has_started = True
             if message["type"] == "http.response.start":
+                self._log_read(scope, message["status"])
                 headers = MutableHeaders(scope=message)
                 for name, value in _SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
@@ -93,6 +96,25 @@ class Guard:
                 await refuse(500, "Internal error", reason)
             raise
 
+    def _log_read(self, scope: Scope, status: int) -> None:
+        """Log what a signed-in user reads: an answer of a page, which a form that was refused also is."""
+        visitor, route = scope["state"]["visitor"], scope.get("route")
+        if self._reads is None or visitor is None or route is None or (status >= 400 and status not in (409, 429)):
+            return
+        values = dict(parse_qsl(scope["query_string"].decode("latin-1"))) | scope["path_params"]
+        self._reads.add(
+            user=visitor.user_name or visitor.full_name,
+            identity=visitor.identity,
+            client=scope["state"]["client"],
+            method=scope["method"],
+            page=route.path,
+            run=values.get("run_id") or values.get("run") or values.get("left"),
+            other_run=values.get("right") or values.get("than"),
+            alert=values.get("alert_id") or values.get("alert"),
+            pair=values.get("pair_id") or values.get("pair"),
+            format=values.get("kind") or values.get("format"),
+        )
+
     async def _check(self, scope: Scope, receive: Receive) -> ASGIApp:
         """Return the application that answers a request: the site, or a redirect to the sign-in page."""
         access, headers, state = self._access, Headers(scope=scope), scope["state"]
@@ -104,8 +126,7 @@ class Guard:
             return self._app
         visitor = access.find_visitor(headers, Request(scope).cookies, peer)
         state |= {"visitor": visitor, "client": access.find_client(headers, peer)}
-        # A GET that a link on another site triggers must not write to the ledger.
-        state["is_own_navigation"] = headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+        state["is_own"] = access.is_own_request(host, headers)
         if is_write:
             access.check_same_origin(host, headers)
             if visitor is None and path not in PUBLIC_PATHS:
@@ -130,7 +151,9 @@ class Guard:
 def _check_embedding(headers: Headers) -> None:
     """Refuse requests that a page of another site embeds, because size or existence of the response would leak data."""
     is_embedded = headers.get("sec-fetch-mode", "navigate") != "navigate"
-    if is_embedded and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+    # The policy forbids frames, but browsers send their requests first.
+    is_framed = headers.get("sec-fetch-dest") in ("iframe", "frame", "embed", "object", "fencedframe")
+    if is_framed or (is_embedded and headers.get("sec-fetch-site") in ("cross-site", "same-site")):
         raise RefusedError(403, "Refused", "Pages of other sites may not embed this site.")
 
 

@@ -28,5 +28,7 @@ class ReviewSettings:
     """Whether to load images of corpora on the network; the manifest of each run says from which URL."""
     four_eyes: bool = False
     """Whether decisions that close an alert, and sign-offs, need a second person, whatever AUDIT.toml says."""
+    reads: Path | None = None
+    """Folder of the log of reads, which a site with users or a proxy writes; by default beside the lake."""
     signer: SigningKey | None = field(default=None, repr=False)
     """Key that signs the records that the site adds to the ledger."""

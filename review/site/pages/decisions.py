@@ -92,7 +92,8 @@ def get_sign_off(request: Request, run_id: str) -> dict[str, Any]:
 
 
 def _signer_cookie(request: Request) -> str:
-    return f"m2ib-{request.app.state.settings.port}-signer"
+    access: Access = request.state.access
+    return f"{access.cookie_prefix}-signer"
 
 
 def _recall_signer(request: Request) -> dict[str, str]:

@@ -10,7 +10,7 @@ import sql
 from review.report.html import FORMATS, ReportError, load_document, render_report
 from review.site.access import Visitor
 from review.site.lake_cache import UnknownError
-from review.site.pages.rendering import Lake
+from review.site.pages.rendering import Lake, check_own_request
 from stores import ledger
 
 router = APIRouter()
@@ -26,6 +26,7 @@ def download_report(request: Request, lake: Lake, run_id: str, kind: str) -> Res
     """Send the report as a file; record its digest in the ledger if the visitor may write to it."""
     if kind not in FORMATS:
         raise UnknownError("This page does not exist.")
+    check_own_request(request)
     if lake.read_manifest(run_id)["status"] == sql.PRUNED:
         raise UnknownError(f"Run {run_id} was pruned: its tables were deleted, so it has no report.")
     settings = request.app.state.settings
@@ -43,7 +44,7 @@ def download_report(request: Request, lake: Lake, run_id: str, kind: str) -> Res
 
     data = cache_report(write)
     visitor: Visitor | None = request.state.visitor
-    if visitor is not None and visitor.may_write and request.state.is_own_navigation:
+    if visitor is not None and visitor.may_write:
         by = f"review page, {visitor.full_name}" if visitor.full_name else "review page"
         ledger.record_report(lake.lake, run_id, kind, data, settings.signer, by=by)
         cache_report(lambda: data)  # the record changes the version of the lake, but not the report

@@ -17,6 +17,7 @@ from fastapi.responses import HTMLResponse
 
 import sql
 from review.report.html import load_templates
+from review.site.access import RefusedError
 from review.site.lake_cache import LakeCache
 
 PAGE_ROWS: Final = 50
@@ -145,8 +146,17 @@ def render_list(
 
 
 def get_export_format(request: Request) -> str | None:
-    """Return the format of a download, `csv` or `parquet`; None to show a page. Raises BadFilterError."""
-    return get_choice(request, "format", _EXPORT_TYPES)
+    """Return the format of a download, `csv` or `parquet`; None to show a page. Raises BadFilterError, RefusedError."""
+    if kind := get_choice(request, "format", _EXPORT_TYPES):
+        check_own_request(request)
+    return kind
+
+
+def check_own_request(request: Request) -> None:
+    """Refuse a request that a page of another site sends, before the site does costly work. Raises RefusedError."""
+    if not request.state.is_own:
+        message = "Another site asked for this download. Open the page that offers it here, and download it there."
+        raise RefusedError(403, "Refused: not sent from this site", message)
 
 
 def send_table(name: str, kind: str, table: pa.Table) -> Response:

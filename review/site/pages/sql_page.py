@@ -50,9 +50,10 @@ def show_sql(request: Request, lake: Lake) -> Response:
     text = request.query_params.get("q", "").strip()
     export_format = get_export_format(request)
     values: dict[str, Any] = {"text": text, "error": None, "columns": [], "rows": [], "is_cut": False, "seconds": 0.0}
+    values["is_own"] = request.state.is_own
     if len(text) > MAX_QUERY_CHARS:
         values["error"] = f"got a query of {len(text)} characters, expected at most {MAX_QUERY_CHARS}"
-    elif text:
+    elif text and request.state.is_own:  # a page of another site must not make a browser run queries
         start = time.perf_counter()
         try:
             answer = lake.run_query(text, MAX_ROWS + 1, MAX_SECONDS)

@@ -25,7 +25,7 @@ class Browser:
     """A browser without scripts: follows links, and fills in and sends forms."""
 
     def __init__(self, app, address="127.0.0.1"):
-        self.client = TestClient(app, ORIGIN, follow_redirects=True, client=(address, 50000))
+        self.client = TestClient(app, ORIGIN, headers={"Referer": ORIGIN}, client=(address, 50000))
         self.response = None
 
     def get(self, path, status=200):

@@ -65,17 +65,20 @@ class Page(HTMLParser):
         return [a for name, a in self.tags if name == tag and all(a.get(k) == v for k, v in expected.items())]
 
 
+ORIGIN = "http://127.0.0.1:8765"
+
+
 @pytest.fixture(scope="module")
 def client(shared_lake):
     """A client of a site over the shared lake, which no test changes."""
-    with TestClient(create_app(shared_lake.path), "http://127.0.0.1:8765") as test_client:
+    with TestClient(create_app(shared_lake.path), ORIGIN, headers={"Referer": ORIGIN}) as test_client:
         yield test_client
 
 
 @pytest.fixture
 def changing_client(lake):
     """A client of a site over the lake of the test, which it may change."""
-    with TestClient(create_app(lake.path), "http://127.0.0.1:8765") as test_client:
+    with TestClient(create_app(lake.path), ORIGIN, headers={"Referer": ORIGIN}) as test_client:
         yield test_client
 
 
@@ -553,7 +556,7 @@ def test_lists_have_thumbnails(get_page, client):
 
 def test_thumbnails_of_a_list_need_one_query_and_decode_each_image_once(stored_run, lake, monkeypatch):
     app = create_app(lake.path)
-    with TestClient(app, "http://127.0.0.1:8765") as client:
+    with TestClient(app, ORIGIN, headers={"Referer": ORIGIN}) as client:
         client.get(f"/runs/{RUN}/pairs")
         queries, decoded = [], []
         read_rows, decode = sql.rows, pictures.open_image

@@ -1,20 +1,23 @@
 """Execution of this package's queries and of read-only queries that users write."""
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sql.lake import Connection, fetch_tables
 from sql.queries import query_text
 from stores import InputError
 
 _BATCH = 2**17
+_TICKS_PER_DAY: Final = {"day": 1, "s": 86_400, "ms": 86_400 * 10**3, "us": 86_400 * 10**6}
 _Result = TypeVar("_Result")
 
 
@@ -94,7 +97,8 @@ def read_table(
         most_rows: Maximum number of rows. Further rows are not computed.
 
     Raises:
-        QueryError: The text is not exactly one SELECT statement, or the query fails.
+        QueryError: The text is not exactly one SELECT statement, or the query fails, or its result has a date outside
+            of the years 1 to 9999, which Python does not have.
     """
     try:
         statements = connection.extract_statements(text)
@@ -112,7 +116,7 @@ def read_table(
         return (result if most_rows is None else result.limit(most_rows)).to_arrow_table()
 
     try:
-        return _spell_intervals(_execute(connection, run))
+        return _check_dates(_spell_intervals(_execute(connection, run)))
     except duckdb.Error as error:
         raise QueryError(f"query: {error}") from error
 
@@ -131,6 +135,25 @@ def _spell_interval(value: pa.MonthDayNano) -> str:
     minutes, rest = divmod(abs(seconds), 60)
     clock = f"{'-' if seconds < 0 else ''}{minutes // 60}:{minutes % 60:02}:{rest:02}"
     return f"{value.months} months {clock}" if value.months else clock
+
+
+def _check_dates(result: pa.Table) -> pa.Table:
+    """Return a table unchanged. Raises QueryError if it has a date outside of the years 1 to 9999."""
+    for column, field in zip(result.columns, result.schema, strict=True):
+        try:
+            if pa.types.is_date32(field.type) or (pa.types.is_timestamp(field.type) and field.type.unit != "ns"):
+                ticks = _TICKS_PER_DAY[getattr(field.type, "unit", "day")]
+                ends = pc.min_max(column.cast(f"int{field.type.bit_width}")).as_py().values()
+                for day in (end // ticks for end in ends if end is not None):
+                    date(1970, 1, 1) + timedelta(day)
+            elif pa.types.is_nested(field.type) and re.search("date|timestamp", str(field.type)):
+                column.to_pylist()
+        except (OverflowError, ValueError) as error:
+            raise QueryError(
+                f"query: got a date in column {field.name[:100]} that is out of range, expected the years 1 to 9999; "
+                "select it as text: column::VARCHAR"
+            ) from error
+    return result
 
 
 def _dictionaries(result: pa.Table, **options: Any) -> list[dict[str, Any]]:

@@ -218,6 +218,8 @@ class Access:
         except ThrottledError:
             log.warning("sign-in refused for %s from %s: too many attempts", logged_name, client)
             raise
+        if user is not None and load_users(self.settings.users).get(user.name) != user:
+            user = None  # disabled or changed while the password was hashed
         if user is None:
             log.warning("sign-in failed for %s from %s", logged_name, client)
         else:

@@ -35,6 +35,7 @@ def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
     `review.site.guard` checks every request before a page sees it.
     """
     app = FastAPI(title="m2ib-audit review", docs_url=None, redoc_url=None, openapi_url=None)
+    app.router.redirect_slashes = False  # the redirect would name the scheme of this server, not that of the proxy
     app.state.settings = settings or ReviewSettings()
     app.state.lake_cache = LakeCache(lake, app.state.settings.remote_corpora)
     app.state.access = access = Access(app.state.settings)
@@ -45,7 +46,8 @@ def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
         app.include_router(page.router)
     app.add_exception_handler(HTTPException, _show_problem)
     app.add_exception_handler(RequestValidationError, _show_problem)
-    for error in (RefusedError, *_PROBLEMS):
+    app.add_exception_handler(RefusedError, _show_problem)
+    for error in _PROBLEMS:
         app.add_exception_handler(error, _show_problem)
     return app
 

@@ -1,17 +1,22 @@
 """ASGI middleware that checks every request before a page sees it, and adds the security headers to every response."""
 
+import asyncio
+import contextlib
 import logging
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 from urllib.parse import parse_qsl, quote
+from weakref import WeakValueDictionary
 
 from starlette.datastructures import Headers, ImmutableMultiDict, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from review.site.access import PUBLIC_PATHS, SIGN_IN, Access, RefusedError
+from review.site.access import PUBLIC_PATHS, SIGN_IN, Access, RefusedError, Visitor
 from review.site.pages.rendering import render_page
 from review.site.reads import ReadsLog
+from review.site.sessions import get_network
 from review.site.users import UsersError
 
 log = logging.getLogger("m2ib_audit.review")
@@ -33,6 +38,8 @@ _SECURITY_HEADERS: Final = {
 }
 _SAFE_METHODS: Final = ("GET", "HEAD")
 _FORM_TYPE: Final = "application/x-www-form-urlencoded"
+MAX_AT_ONCE: Final = 8
+"""Number of requests of one person, or from one address, that are answered at once; the site has 40 threads."""
 _MAX_FORM_BYTES: Final = 512 * 1024
 _MAX_FORM_FIELDS: Final = 5000
 
@@ -47,6 +54,7 @@ class Guard:
     def __init__(self, app: ASGIApp, access: Access, reads: ReadsLog | None = None) -> None:
         """Wrap an application; what signed-in users read is added to the log `reads`."""
         self._app, self._access, self._reads = app, access, reads
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -82,7 +90,8 @@ class Guard:
 
         try:
             app = await self._check(scope, receive)
-            await app(scope, receive, send_with_headers)
+            async with self._take_turn(scope["state"]):
+                await app(scope, receive, send_with_headers)
         except RefusedError as refusal:
             await refuse(refusal.status, refusal.title, refusal.message)
         except UsersError as error:
@@ -95,6 +104,17 @@ class Guard:
                 reason = "The page could not be created. Nothing was recorded. The log of the server says why."
                 await refuse(500, "Internal error", reason)
             raise
+
+    def _take_turn(self, state: Mapping[str, Any]) -> contextlib.AbstractAsyncContextManager[Any]:
+        """Return a context that waits while too many other requests of the same person are answered."""
+        visitor: Visitor | None = state["visitor"]
+        if visitor is None:  # a static file, or the sign-in page, which has limits of its own
+            return contextlib.nullcontext()
+        key = visitor.user_name or visitor.full_name or get_network(state["client"])
+        turns = self._turns.get(key)
+        if turns is None:
+            turns = self._turns[key] = asyncio.Semaphore(MAX_AT_ONCE)
+        return turns
 
     def _log_read(self, scope: Scope, status: int) -> None:
         """Log what a signed-in user reads: an answer of a page, which a form that was refused also is."""

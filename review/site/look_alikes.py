@@ -22,7 +22,7 @@ def _decompose(text: str) -> str:
 
 def _get_prototype(character: str) -> str:
     """Return the character, or characters, that all characters of the same look stand for, such as `l` for 1 and I."""
-    alike = [entry["c"] for entry in confusables_data.get(character, ())]
+    alike: list[str] = [entry["c"] for entry in confusables_data.get(character, ())]
     if len(alike) != 1:  # a prototype lists all that look like it, any other character only its prototype
         return character
     is_pair = len(confusables_data.get(alike[0], ())) == 1  # a prototype that only one character looks like

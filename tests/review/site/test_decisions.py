@@ -239,7 +239,7 @@ def test_signed_in_reviewer_signs_with_the_password(make_site, alert, run):
 def test_wrong_passwords_of_signatures_are_throttled(make_site, alert, run):
     browser = make_site(with_users=True)().sign_in("ada").get(alert)
     for _ in range(5):
-        browser.send(f"{alert}/decide", 429, **DECISION, password="wrong")
+        browser.send(f"{alert}/decide", 409, **DECISION, password="wrong")
     browser.send(f"{alert}/decide", 429, **DECISION, password=PASSWORD)
     assert "Too many attempts" in browser.text
     assert ledger.read_records(run.lake) == []

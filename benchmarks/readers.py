@@ -127,7 +127,8 @@ def measure_ingest_peak(count: int, folder: Path) -> int:
 def _ingest(root: Path, expected: int) -> None:
     with tempfile.TemporaryDirectory() as lake:
         run = Run(Path(lake), "run")
-        run.create({})
+        texts = dict.fromkeys(("model", "model_digest", "corpus", "corpus_digest", "config_digest", "code_version"), "")
+        run.create({**texts, "config": {}, "seed": 0, "environment": {}, "rules": {}})
         shards = ingest.fn(run, CorpusConfig(path=root), {}, 256, 0)
     if (count := sum(shard.pairs for shard in shards)) != expected:
         raise RuntimeError(f"{root}: got {count} pairs, expected {expected}")

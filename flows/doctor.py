@@ -237,21 +237,25 @@ def check_lake(steps: NextSteps, is_named: bool) -> Iterator[Check]:
     """Check that the lake and its ledger can be read, and that no run was killed; a lake that is named must exist."""
     lake = steps.lake
     try:
-        runs = sql.read_manifests(lake)
+        damage: dict[str, str] = {}
+        runs = sql.read_manifests(lake, damage=damage)
         records = ledger.read_records(lake)
-        if not runs:
+        if not runs and not damage:
             is_missing = isinstance(lake, Path) and not lake.is_dir()
             result = FAILURE if is_missing and is_named else WARNING
             finding = f"there is no folder {lake}" if is_missing else f"{lake} has no runs"
             step = f"{steps.command('run', steps.audit_file)}, or name another lake: --lake FOLDER"
             yield Check("lake", result, finding, step)
             return
-        with sql.connect(lake):
-            counts = format_count(len(runs), "run"), format_count(len(records), "record")
-            yield Check("lake", OK, f"{lake}: {counts[0]}, {counts[1]} in the ledger")
+        with sql.connect(lake) as connection:
+            damage |= sql.list_damage(connection)
+        counts = format_count(len(runs), "run"), format_count(len(records), "record")
+        yield Check("lake", OK, f"{lake}: {counts[0]}, {counts[1]} in the ledger")
     except LakeError as error:
         yield Check("lake", FAILURE, str(error), steps.command("verify", "all"))
         return
+    for run_id, reason in damage.items():
+        yield Check("runs", FAILURE, f"run {run_id} is damaged: {reason}", steps.command("verify", run_id))
     for run in runs:
         if run["status"] == "running":
             with suppress(ResumeError, OSError), lock_run(Run(lake, run["run_id"])):  # else a process works on it

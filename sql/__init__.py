@@ -17,15 +17,13 @@ files that the lake's manifests list. The folders contain:
 from sql.lake import (
     COMPLETE,
     PRUNED,
-    Connection,
     audit_id,
     audit_ids,
     connect,
     is_complete,
     latest_run,
-    manifest_sha256,
-    read_manifests,
 )
+from sql.manifest import is_run_id, manifest_sha256, parse_manifest, read_manifests
 from sql.queries import (
     conform,
     conform_columns,
@@ -37,6 +35,7 @@ from sql.queries import (
     view_names,
 )
 from sql.read import QueryError, batches, materialize, read, read_table, rows, table
+from sql.tables import Connection, list_damage
 from stores import LakeError
 
 __all__ = [
@@ -53,9 +52,12 @@ __all__ = [
     "connect",
     "describe_view",
     "is_complete",
+    "is_run_id",
     "latest_run",
+    "list_damage",
     "manifest_sha256",
     "materialize",
+    "parse_manifest",
     "query_names",
     "query_text",
     "read",

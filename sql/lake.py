@@ -1,14 +1,11 @@
-"""Access to a lake: manifests of its runs, and DuckDB connections to the files that the manifests list."""
+"""DuckDB connections to the files that the manifests of a lake list."""
 
 import hashlib
 import io
 import json
 import re
-import threading
 import uuid
-import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cache
 from graphlib import TopologicalSorter
@@ -17,29 +14,14 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow.json import ParseOptions, ReadOptions, read_json
 
 import stores
+from sql.manifest import read_manifests, warn_damaged
 from sql.queries import query_names, query_text, schema
+from sql.tables import TABLES, Connection, Tables
 from stores import LakeError, Root, ledger
 
-TABLES = (
-    *(
-        "pairs",
-        "ingest_errors",
-        "attributions",
-        "detections",
-        "regions",
-        "stamps",
-        "clusters",
-        "phrases",
-        "collocations",
-    ),
-    *("near_duplicates", "region_shares", "screenings", "findings"),
-    *("confirmations", "self_audits", "alerts", "lives", "notifications", "validations"),
-)
-"""Tables that runs store as Parquet files."""
 LEDGER_TABLES = {
     "reviews": "review",
     "countersigns": "countersign",
@@ -52,12 +34,7 @@ COMPLETE = ("completed", "completed_with_errors")
 """Statuses of a run that completed all stages. Its files no longer change, and later runs can be compared with it."""
 PRUNED = "pruned"
 """Status of a run whose files `m2ib-audit prune` has deleted."""
-_FEW_FILES = 16
-_PARQUET_END = b"PAR1"
 _MEBIBYTES = 128  # each of DuckDB's threads needs about 125 MiB to write what exceeds its limit to disk
-_MANIFEST_KEYS = {"run_id", "status", "started_at", "finished_at", "config", "counts", "files"}
-
-Connection = duckdb.DuckDBPyConnection
 
 
 def is_complete(record: Mapping[str, Any]) -> bool:
@@ -114,58 +91,6 @@ def audit_ids(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {run_id: continued.get(former, former) for run_id, former in own.items()}
 
 
-def manifest_path(lake: Root, run_id: str) -> Root:
-    """Return the path of a run's manifest."""
-    return lake / "runs" / run_id / "manifest.json"
-
-
-def manifest_sha256(lake: Root, run_id: str) -> str:
-    """Return the sha256 (hex) of the bytes of a run's manifest.
-
-    Raises:
-        FileNotFoundError: The run has no manifest.
-        LakeError: The store does not answer.
-    """
-    return hashlib.sha256(stores.read_bytes(manifest_path(lake, run_id))).hexdigest()
-
-
-def read_manifests(lake: Root, run_id: str | None = None, also: Collection[str] = ()) -> list[dict[str, Any]]:
-    """Return the manifests of a lake's runs, sorted by run id, so from oldest to newest.
-
-    Args:
-        lake: Folder or URL of the lake.
-        run_id: Read only the manifest of this run, and of the runs in `also`. Default: all runs.
-        also: Further runs to read. Ignored without `run_id`.
-
-    Raises:
-        LakeError: A manifest cannot be read or is invalid.
-    """
-    run_ids = stores.list_folders(lake / "runs") if run_id is None else sorted({run_id, *also})
-    found = []
-    for path, data in stores.read_all(manifest_path(lake, name) for name in run_ids):
-        try:
-            found.append(_parse_manifest(data, path.parent.name))
-        except (ValueError, RecursionError) as error:
-            raise LakeError(
-                f"manifest {path}: it is invalid ({error}); restore it from a backup, or remove the run's folder"
-            ) from error
-    return found
-
-
-def _parse_manifest(data: bytes, run_id: str) -> dict[str, Any]:
-    """Parse the manifest of a run. Raises ValueError if it is invalid or lists files outside the run's folder."""
-    record = json.loads(data.decode())
-    if missing := _MANIFEST_KEYS.difference(record if isinstance(record, dict) else ()):
-        raise ValueError(f"missing keys: {', '.join(sorted(missing))}")
-    outside = [e["path"] for e in record["files"] if not e["path"].startswith(f"runs/{run_id}/") or ".." in e["path"]]
-    if record["run_id"] != run_id:
-        raise ValueError(f"its run_id is {record['run_id']!r}, expected {run_id!r}, the name of its folder")
-    if outside:
-        raise ValueError(f"it lists files outside the folder of its run: {', '.join(outside)}")
-    manifest: dict[str, Any] = record
-    return manifest
-
-
 def connect(
     lake: Root,
     run_id: str | None = None,
@@ -182,7 +107,7 @@ def connect(
     Args:
         lake: Folder or URL of the lake.
         run_id: Open only this run and the runs in `also`. Other runs are not readable, and damage to them has no
-            effect. Default: all runs.
+            effect. Default: all runs. Damaged ones are left out with a warning; see `list_damage`.
         also: Further runs to open. Ignored without `run_id`.
         with_decisions: Whether to read people's decisions from the ledger. Default: True without `run_id`, and False
             with it, because the results of an audit must not depend on decisions.
@@ -193,15 +118,18 @@ def connect(
         manifest: A manifest of the run to use in place of the stored one. Default: the stored one.
 
     Raises:
-        LakeError: The lake does not exist, a manifest is invalid or lists a missing or damaged file, or the ledger is
-            damaged. Files of a remote lake are checked only when a query needs them.
+        LakeError: The lake does not exist, a run that was named is damaged, or the ledger is damaged. Files of a remote
+            lake are checked only when a query needs them.
     """
     if isinstance(lake, Path):
         lake = lake.resolve()
-    records = read_manifests(lake, run_id, also)
+    damage: dict[str, str] | None = {} if run_id is None else None
+    records = read_manifests(lake, run_id, also, damage)
+    for name, reason in (damage or {}).items():
+        warn_damaged(name, reason)
     if manifest is not None:
         records = [dict(manifest) if record["run_id"] == run_id else record for record in records]
-    if not (lake.is_dir() if isinstance(lake, Path) else records or run_id is not None):
+    if not (lake.is_dir() if isinstance(lake, Path) else records or damage or run_id is not None):
         raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
     records_of_people: list[ledger.Record] = []
     if run_id is None if with_decisions is None else with_decisions:
@@ -209,27 +137,22 @@ def connect(
     connection = _open_database(memory, threads)
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("CREATE SCHEMA stored")
-    entries = {
-        table: [entry for record in records for entry in record["files"] if entry["table"] == table] for table in TABLES
-    }
+    tables = Tables(lake, records, damage)
+    tables.define(connection)
+    records = [record for record in records if record["run_id"] not in (damage or {})]
     if isinstance(lake, Path):
-        for table in TABLES:
-            _define_table(connection, table, [lake / entry["path"] for entry in entries[table]], len(records))
         kind = "allowed_directories"
         readable = [lake] if run_id is None else [lake / "runs" / name for name in (run_id, *also)]
     else:
-        _define_remote_tables(connection, lake, entries, len(records))
         kind = "allowed_paths"
-        readable = [stores.copy_path(entry["sha256"]) for table in TABLES for entry in entries[table]]
+        readable = [stores.copy_path(entry["sha256"]) for table in TABLES for entry in tables.entries[table]]
     audits = audit_ids(records)
     _insert(connection, "runs", [_run_row(record) | {"audit_id": audits[record["run_id"]]} for record in records])
     _define_decisions(connection, lake, records_of_people)
     for name in query_names("macros"):
         connection.execute(query_text(f"macros/{name}"))
     _define_views(connection)
-    if (remote := _remote_tables.get(connection)) is not None:
-        for table in remote.entries:
-            remote.stub(table).unlink()
+    tables.remove_stubs()
     quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in readable)  # SET takes no parameters
     connection.execute(f"SET {kind} = [{quoted}]")
     connection.execute("SET enable_external_access = false")
@@ -263,115 +186,6 @@ def _sort_views() -> list[str]:
         name: set(re.findall(r"(?:FROM|JOIN) (\w+)", query_text(f"views/{name}"))) for name in query_names("views")
     }
     return [name for name in TopologicalSorter(reads).static_order() if name in reads]
-
-
-def _define_table(connection: Connection, table: str, files: list[Path], runs: int) -> None:
-    """Define a stored table as a view over its files, if any. Raises LakeError if a file is missing or damaged.
-
-    The files are those of `runs` runs. Those of several runs are joined by the names of their columns, for which each
-    query reads the footers of all files first, and keeps them in memory that the limit does not include. The files of
-    one run have the same columns, and may be as many as shards. If they are few, footers are read nevertheless, since
-    DuckDB then knows the numbers of rows by which it chooses the order of joins.
-    """
-    by_name = runs > 1 or len(files) <= _FEW_FILES
-    connection.execute("USE stored")
-    try:
-        if files:
-            for path in () if by_name else files:
-                _check_end(path)
-            paths = [str(path) for path in files]
-            relation = connection.read_parquet(paths, union_by_name=by_name, hive_partitioning=False)
-            _add_missing_columns(connection, table, relation).create_view(table, replace=True)
-        else:
-            connection.execute(query_text(f"schema/{table}"))
-    except (duckdb.Error, OSError) as error:
-        raise LakeError(
-            f"lake: a file of table {table} that a manifest lists is missing or damaged ({error}); "
-            "restore the file from a backup, or remove the run's folder under runs/"
-        ) from error
-    connection.execute("USE main")
-
-
-def _check_end(path: Path) -> None:
-    """Raise OSError if a Parquet file is missing or truncated."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - len(_PARQUET_END)))
-        if file.read() != _PARQUET_END:
-            raise OSError(f"{path} is truncated, or not a Parquet file")
-
-
-def _add_missing_columns(
-    connection: Connection, table: str, relation: duckdb.DuckDBPyRelation
-) -> duckdb.DuckDBPyRelation:
-    """Add the columns that a table has now, as NULL, to rows of runs of an earlier version."""
-    if set(relation.columns).issuperset(schema(table).names):
-        return relation
-    known = connection.from_arrow(schema(table).empty_table())
-    columns = zip(known.columns, known.types, strict=True)
-    missing = [f'NULL::{kind} AS "{name}"' for name, kind in columns if name not in relation.columns]
-    return relation.project(", ".join(["*", *missing])) if missing else relation
-
-
-@dataclass(frozen=True)
-class _RemoteTables:
-    """Tables of a remote lake whose files are not all downloaded.
-
-    The view of such a table reads a stub: an empty Parquet file with the table's schema, which is deleted before the
-    first query. So DuckDB fails to bind any query that uses the table, and the error message contains the path of the
-    stub. Then the table's files are downloaded, the view is redefined over them, and the query runs again. A query
-    therefore never sees a table as empty because its files are not downloaded.
-    """
-
-    lake: Root
-    entries: dict[str, list[dict[str, Any]]]  # of the manifests, per table that is not downloaded
-    runs: int
-    name: str = field(default_factory=lambda: uuid.uuid4().hex)  # prefix of the stubs' file names
-    fetching: threading.Lock = field(default_factory=threading.Lock)
-
-    def stub(self, table: str) -> Path:
-        """Return the path of the empty file that a table's view reads until the table is downloaded."""
-        return stores.scratch_folder() / f"{self.name}.{table}.remote"
-
-    def fetch(self, connection: Connection, table: str) -> None:
-        """Download the files of a table, and redefine its view over them."""
-        with self.fetching:
-            if table in self.entries:  # otherwise another thread has already downloaded it
-                files = stores.fetch_all(self.lake, {e["path"]: e["sha256"] for e in self.entries[table]})
-                with connection.cursor() as cursor:
-                    _define_table(cursor, table, files, self.runs)
-                del self.entries[table]
-
-
-_remote_tables: weakref.WeakKeyDictionary[Connection, _RemoteTables] = weakref.WeakKeyDictionary()
-
-
-def _define_remote_tables(
-    connection: Connection, lake: Root, entries: dict[str, list[dict[str, Any]]], runs: int
-) -> None:
-    """Define each table of a remote lake: over local copies of its files, or over a `_RemoteTables.stub`."""
-    remote = _RemoteTables(lake, {}, runs)
-    for table in TABLES:
-        files = [stores.copy_path(entry["sha256"]) for entry in entries[table]]
-        if all(file.is_file() for file in files):
-            _define_table(connection, table, files, runs)
-            continue
-        remote.entries[table] = entries[table]
-        pq.write_table(schema(table).empty_table(), remote.stub(table))
-        _define_table(connection, table, [remote.stub(table)], runs)
-    _remote_tables[connection] = remote
-
-
-def fetch_tables(connection: Connection, error: duckdb.Error) -> bool:
-    """Download the tables without which a query failed with `error`. Return whether the query should run again.
-
-    `connection` is the one on which the query ran, not one of its cursors.
-    """
-    if (remote := _remote_tables.get(connection)) is None:
-        return False
-    needed = [table for table in TABLES if remote.stub(table).name in str(error)]
-    for table in needed:
-        remote.fetch(connection, table)
-    return bool(needed)
 
 
 def _run_row(record: Mapping[str, Any]) -> dict[str, Any]:

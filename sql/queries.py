@@ -46,13 +46,31 @@ def schema(table: str) -> pa.Schema:
     return _schemas()[table]
 
 
+def column_types(table: str) -> dict[str, str]:
+    """Return the DuckDB type of each column of a stored table."""
+    return _types()[table]
+
+
 @cache
 def _schemas() -> dict[str, pa.Schema]:
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        for table in query_names("schema"):
-            connection.execute(query_text(f"schema/{table}"))
+    with _open_empty() as connection:
         return {name: connection.table(name).limit(0).to_arrow_table().schema for name in query_names("schema")}
+
+
+@cache
+def _types() -> dict[str, dict[str, str]]:
+    with _open_empty() as connection:
+        tables = {name: connection.table(name) for name in query_names("schema")}
+        return {name: dict(zip(each.columns, map(str, each.types), strict=True)) for name, each in tables.items()}
+
+
+def _open_empty() -> duckdb.DuckDBPyConnection:
+    """Open a database that has all stored tables, without rows."""
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    for table in query_names("schema"):
+        connection.execute(query_text(f"schema/{table}"))
+    return connection
 
 
 def conform(table: str, records: Iterable[Mapping[str, Any]]) -> pa.Table:

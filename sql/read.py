@@ -12,8 +12,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sql.lake import Connection, fetch_tables
 from sql.queries import query_text
+from sql.tables import Connection, list_damage, repair
 from stores import InputError
 
 _BATCH = 2**17
@@ -175,14 +175,16 @@ def _dictionaries(result: pa.Table, **options: Any) -> list[dict[str, Any]]:
 def _execute(connection: Connection, run: Callable[[Connection], _Result], stack: ExitStack | None = None) -> _Result:
     """Call `run` with a new cursor, and return its result. The cursor is closed afterwards, or by `stack`.
 
-    If the query fails because tables of a remote lake are not downloaded, download them and call `run` again.
+    If the query fails because tables of a remote lake are not downloaded, or because a run is damaged, `run` is called
+    again with the tables, or without the damaged run. Raises LakeError if that run cannot be left out.
     """
     while True:
+        left_out = len(list_damage(connection))
         try:
             with ExitStack() as closing:
                 return run((stack or closing).enter_context(connection.cursor()))
         except duckdb.Error as error:
-            if not fetch_tables(connection, error):
+            if not repair(connection, error, left_out):
                 raise
 
 

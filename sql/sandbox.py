@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -48,7 +47,6 @@ class Limits:
 
 def read_table(
     lake: Root,
-    run_ids: Sequence[str] | None,
     with_decisions: bool,
     text: str,
     limits: Limits,
@@ -57,7 +55,6 @@ def read_table(
 
     Args:
         lake: Folder or URL of the lake.
-        run_ids: Runs that the query can read. None means all runs.
         with_decisions: Whether the query can read people's decisions.
         text: The SQL statement.
         limits: Limits of the query.
@@ -67,7 +64,6 @@ def read_table(
     """
     request = {
         "lake": str(lake),
-        "run_ids": run_ids,
         "with_decisions": with_decisions,
         "text": text,
         "limits": vars(limits),
@@ -110,9 +106,8 @@ def _run_child(request: bytes, limits: Limits) -> pa.Table:
 
 def _execute(request: dict[str, Any], limits: Limits) -> pa.Table:
     stores.use_scratch_folder(Path(request["folder"]))
-    lake, run_ids = stores.parse_root(request["lake"], "lake"), request["run_ids"] or [None]
-    memory = f"{limits.memory >> 21}MiB"
-    connection = sql.connect(lake, run_ids[0], run_ids[1:], request["with_decisions"], memory, _THREADS)
+    lake, memory = stores.parse_root(request["lake"], "lake"), f"{limits.memory >> 21}MiB"
+    connection = sql.connect(lake, None, (), request["with_decisions"], memory, _THREADS)
     _apply_limits(limits)
     return _check_size(sql.read_table(connection, request["text"], None, limits.rows), limits)
 

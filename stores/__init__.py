@@ -9,12 +9,14 @@
 
 from stores.commands import DEFAULT_LAKE, format_command
 from stores.files import (
+    DamagedFileError,
     LakeError,
     copy_path,
     create_file,
     fetch,
     fetch_all,
     file_sha256,
+    has_sha256,
     is_file,
     lake_root,
     list_files,
@@ -22,6 +24,7 @@ from stores.files import (
     list_links,
     list_sizes,
     missing_files,
+    open_regular,
     read_all,
     read_bytes,
     relative_path,
@@ -35,6 +38,7 @@ from stores.urls import InputError, Root, UrlError, is_url, parse_root, translat
 
 __all__ = [
     "DEFAULT_LAKE",
+    "DamagedFileError",
     "InputError",
     "LakeError",
     "Root",
@@ -45,6 +49,7 @@ __all__ = [
     "fetch_all",
     "file_sha256",
     "format_command",
+    "has_sha256",
     "is_file",
     "is_url",
     "lake_root",
@@ -53,6 +58,7 @@ __all__ = [
     "list_links",
     "list_sizes",
     "missing_files",
+    "open_regular",
     "parse_root",
     "read_all",
     "read_bytes",

@@ -10,9 +10,11 @@ import atexit
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 import uuid
@@ -44,6 +46,10 @@ class LakeError(Exception):
     """The lake cannot be read or written. It is missing or unreachable, or its files differ from its manifests."""
 
 
+class DamagedFileError(LakeError):
+    """A file of a lake is missing, or differs from its manifest."""
+
+
 def lake_root(text: str) -> Root:
     """Parse the path or URL of a lake.
 
@@ -62,8 +68,22 @@ def lake_root(text: str) -> Root:
 
 def file_sha256(path: Path) -> str:
     """Return the sha256 (hex) of a local file, which is read in chunks."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_digests: dict[Path, tuple[tuple[int, ...], str]] = {}
+
+
+def has_sha256(path: Path, sha256: str) -> bool:
+    """Return whether a local file has this sha256 (hex). A file is read once per process unless it changes."""
+    status = path.stat()
+    version = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    known, digest = _digests.get(path, (None, ""))
+    if known != version:
+        digest = file_sha256(path)
+        _digests[path] = version, digest
+    return digest == sha256
 
 
 def relative_path(path: Root, root: Root) -> str:
@@ -110,26 +130,48 @@ def read_bytes(path: Root) -> bytes:
         LakeError: The store cannot be read.
     """
     if isinstance(path, Path):
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     with _describe_errors(path, "read"):
         data: bytes = path.fs.cat_file(path.path)
         return data
 
 
-def read_all(paths: Iterable[Root]) -> Iterator[tuple[Root, bytes]]:
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a local file for reading. Raises OSError if it is not a regular file: reading a pipe could take forever."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_all(paths: Iterable[Root], faults: dict[Root, OSError] | None = None) -> Iterator[tuple[Root, bytes]]:
     """Read small files concurrently.
+
+    Args:
+        paths: The files.
+        faults: Files that cannot be read are stored here with their error, and have no bytes. Default: the error of
+            the first one is raised.
 
     Returns:
         Iterator over the paths of existing files and their bytes, in the given order. Missing files are skipped.
 
     Raises:
+        OSError: A local file cannot be read.
         LakeError: The store cannot be read.
     """
 
     def read(path: Root) -> tuple[Root, bytes | None]:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             return path, read_bytes(path)
-        return path, None
+        except FileNotFoundError:
+            return path, None
+        except OSError as error:
+            if faults is None:
+                raise
+            faults[path] = error
+            return path, b""
 
     with ThreadPoolExecutor(max_workers=_CONCURRENT) as pool:
         found = list(pool.map(read, paths))
@@ -358,13 +400,13 @@ def fetch(path: Root, sha256: str | None = None) -> Path:
                 return copy
             path.fs.get_file(path.path, str(temporary))
         if sha256 is not None and (found := file_sha256(temporary)) != sha256:
-            raise LakeError(
+            raise DamagedFileError(
                 f"lake: {path} is damaged: got sha256 {found}, expected {sha256}, which the run's manifest states; "
                 "restore it from a backup, or remove the run's folder under runs/"
             )
         return _keep(path, temporary, version)
     except FileNotFoundError as error:
-        raise LakeError(
+        raise DamagedFileError(
             f"lake: {path} is missing ({error.strerror}); restore it from a backup, or remove the run's folder under "
             "runs/"
         ) from error

@@ -44,7 +44,7 @@ def _find_neighbors(run: Run) -> tuple[str | None, bool]:
         if sql.is_complete(record) and not record.get("reflags") and audits[run_id] == audits[run.run_id]
     ]
     place = run.run_id
-    while reflags := records.get(place, {}).get("reflags"):
+    while (reflags := records.get(place, {}).get("reflags")) and reflags < place:  # a forged run may name itself
         place = reflags
     earlier = [run_id for run_id in series if run_id <= place and run_id != run.run_id]
     return max(earlier, default=None), any(run_id > place for run_id in series)

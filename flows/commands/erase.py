@@ -112,7 +112,9 @@ def _print_preview(plan: Any, preview: Any) -> bool:
             f"warning: NOT ERASED: records {_shorten(preview.kept_records)} of the ledger were written by a release "
             "that stored texts in the chain; their texts identify the person, and cannot be erased (docs/hospital.md)"
         )
-    return bool(preview.kept_records)
+    for run_id, reason in preview.damage.items():
+        output.note(f"warning: NOT ERASED from run {run_id}: {reason}; then erase again")
+    return bool(preview.kept_records or preview.damage)
 
 
 def _list_html_reports(plan: Any) -> list[str]:

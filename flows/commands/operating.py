@@ -20,8 +20,9 @@ def runs(
     """List the runs of a lake, newest first: how they ended, and what they found."""
     with sql.connect(lake) as connection:
         found = sql.rows(connection, "review/page_runs", audit="all", status="any", limit=limit, offset=0)
+        damage = sorted(sql.list_damage(connection).items(), reverse=True)
     if as_json:
-        output.print_json({"runs": found})
+        output.print_json({"runs": found, "damaged": dict(damage)})
         return
     named = any(row["audit"] for row in found)
     output.print_table(
@@ -40,7 +41,7 @@ def runs(
         ]
     )
     reasons = [f"{row['run_id']}: {row['reason']}" for row in found if row["reason"]]
-    for line in reasons[:5]:
+    for line in reasons[:5] + [f"{run_id}: damaged: {reason}" for run_id, reason in damage]:
         output.say(line)
 
 

@@ -3,10 +3,8 @@
 Nothing is overwritten: a new decision is a new record. The view `triage` has the decision that is in force.
 """
 
-import contextlib
-import itertools
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Final, TypeVar
@@ -244,12 +242,11 @@ def query_decisions(
         The result of the query; and why decisions of earlier runs may be missing, or None. Earlier runs that cannot be
         read are left out, because they may belong to a different audit.
     """
-    run_id, problem = manifest["run_id"], None
+    run_id = manifest["run_id"]
     names = [name for name in stores.list_folders(lake / "runs") if name < run_id]
-    try:
-        records = sql.read_manifests(lake, names[0], names[1:]) if names else []
-    except sql.LakeError as error:
-        problem, records = str(error), list(_read_manifests(lake, names))
+    damage: dict[str, str] = {}
+    records = sql.read_manifests(lake, names[0], names[1:], damage) if names else []
+    problem = next(iter(damage.values()), None)
     audit = {key: manifest.get(key) for key in ("corpus", "model")}
     earlier = [record["run_id"] for record in records if audit.items() <= record.items() and sql.is_complete(record)]
     try:
@@ -258,13 +255,6 @@ def query_decisions(
     except sql.LakeError as error:  # another run is damaged; this one can still be reported and signed off
         with sql.connect(lake, run_id, with_decisions=True) as connection:
             return query(connection), str(error)
-
-
-def _read_manifests(lake: Root, names: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Yield the manifests of the named runs, without those that cannot be read."""
-    for name in names:
-        with contextlib.suppress(sql.LakeError):
-            yield from sql.read_manifests(lake, name)
 
 
 def _check_choice(field: str, value: str, expected: Iterable[str]) -> None:
@@ -309,8 +299,8 @@ def _load_manifest(lake: Root, run_id: str) -> tuple[dict[str, Any], str]:
     manifest = next(iter(sql.read_manifests(lake, run_id) if run_id in names else ()), None)
     if manifest is None or not sql.is_complete(manifest):
         got = repr(run_id) if manifest is None else f"{run_id!r}, which is {manifest['status']}"
-        complete = (one["run_id"] for one in _read_manifests(lake, names[::-1]) if sql.is_complete(one))
-        newest = ", ".join(itertools.islice(complete, 5)) or "none"
+        complete = [one["run_id"] for one in sql.read_manifests(lake) if sql.is_complete(one)]
+        newest = ", ".join(complete[:-6:-1]) or "none"
         raise DecisionError(f"run: got {got}, expected a complete run of {lake}: {newest}; choose one")
     return manifest, sql.manifest_sha256(lake, run_id)
 

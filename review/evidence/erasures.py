@@ -1,10 +1,10 @@
 """What a reader of a run must know about erasures."""
 
-import json
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+import sql
 import stores
 from review.presentation.formatting import format_count
 from stores import Root
@@ -20,8 +20,9 @@ def describe_erasure(lake: Root, manifest: Mapping[str, Any]) -> str | None:
         return None
     folder = lake / "runs" / manifest["run_id"]
     try:
-        earlier = [json.loads(stores.read_bytes(folder / entry["manifest"])) for entry in entries]
-    except FileNotFoundError:  # `verify` reports it
+        data = [stores.read_bytes(folder / entry["manifest"]) for entry in entries]
+        earlier = [sql.parse_manifest(each, manifest["run_id"]) for each in data]
+    except (OSError, ValueError):  # `verify` reports it
         return "Pairs may have been erased from this run: figures of alerts are those from before."
     pairs = [each["counts"].get("pairs", 0) for each in (*earlier, manifest)]
     erased = [

@@ -4,7 +4,7 @@ An intact lake does not prove that nobody with write access to the lake has repl
 prove this: the head of the ledger, if it was stored outside of the lake, or signed records.
 """
 
-import json
+import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -349,9 +349,10 @@ class _RunVerifier:
             self._add(_MANIFEST, "is missing" if self.ends else "is missing: this is not the folder of a run")
             return
         data = stores.read_bytes(self.lake / self.prefix / _MANIFEST)
-        manifest = _parse_manifest(data, self.run_id)
-        if manifest is None:
-            self._add(_MANIFEST, "is not a manifest of this run")
+        try:
+            manifest = sql.parse_manifest(data, self.run_id)
+        except ValueError as error:
+            self._add(_MANIFEST, f"is not a manifest of this run: {error}")
             return
         digest = ledger.sha256(data)
         self._verify_manifest(manifest, digest)
@@ -466,7 +467,9 @@ class _RunVerifier:
         replaced: set[str] = set()
         for _, data in stores.read_all(self.lake / self.prefix / name for name in earlier):
             if ledger.sha256(data) in earlier.values():
-                replaced |= {entry["path"].removeprefix(self.prefix) for entry in json.loads(data)["files"]}
+                with contextlib.suppress(ValueError):  # then its files are reported
+                    entries = sql.parse_manifest(data, self.run_id)["files"]
+                    replaced |= {entry["path"].removeprefix(self.prefix) for entry in entries}
         unfinished = 0
         for name in sorted(set(self.files) - known):
             if name == "lock.json" or _REPORT.fullmatch(name):
@@ -491,23 +494,6 @@ class _RunVerifier:
         if name in replaced:
             return "left over from before the run was compacted or pruned"
         return "of an interrupted attempt, for --resume" if _SHARD.fullmatch(name) else None
-
-
-def _parse_manifest(data: bytes, run_id: str) -> dict[str, Any] | None:
-    """Return a manifest; None if it is invalid, belongs to another run, or lists files outside its folder."""
-    try:
-        manifest = json.loads(data.decode())
-        entries = [(entry["path"], entry["sha256"]) for entry in manifest["files"]]
-        earlier = [(entry["manifest"], entry["sha256"]) for entry in manifest.get("earlier_manifests", [])]
-        is_valid = (
-            manifest["run_id"] == run_id
-            and isinstance(manifest["status"], str)
-            and all(path.startswith(f"runs/{run_id}/") and ".." not in path for path, _ in entries)
-            and all(isinstance(name, str) and "/" not in name for name, _ in earlier)
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    return manifest if is_valid else None
 
 
 # Output

@@ -39,12 +39,10 @@ class UnknownError(Exception):
 
 
 class _AllRuns(NamedTuple):
-    """A connection to `run_ids` (None for all runs); `damage` is why other runs are left out, by run id."""
+    """A connection to all runs; `ledger_damage` is why it does not have people's decisions, or None if it has."""
 
     connection: sql.Connection
-    damage: dict[str | None, str]
-    run_ids: tuple[str, ...] | None
-    has_reviews: bool = True
+    ledger_damage: str | None = None
 
 
 class LakeCache:
@@ -84,7 +82,10 @@ class LakeCache:
 
     def list_damage(self) -> dict[str | None, str]:
         """Return why runs are left out of `connect`, by run id; damage outside of runs is listed under None."""
-        return self._connect_all().damage
+        runs = self._connect_all()
+        damage: dict[str | None, str] = {} if runs.ledger_damage is None else {None: runs.ledger_damage}
+        damage.update(sql.list_damage(runs.connection))
+        return damage
 
     def connect_runs(self, *run_ids: str) -> sql.Connection:
         """Connect to some runs only, independent of damage in other runs. Raises UnknownError, LakeError."""
@@ -113,11 +114,8 @@ class LakeCache:
 
     def run_query(self, text: str, max_rows: int, max_seconds: float) -> pa.Table:
         """Return the answer to a reader's query, which runs in a sandboxed process. Raises QueryError."""
-        runs = self._connect_all()
-        lake = stores.scratch_folder() if runs.run_ids == () else self.lake
-        return sandbox.read_table(
-            lake, runs.run_ids or None, runs.has_reviews, text, sandbox.Limits(max_rows, max_seconds)
-        )
+        has_reviews = self._connect_all().ledger_damage is None
+        return sandbox.read_table(self.lake, has_reviews, text, sandbox.Limits(max_rows, max_seconds))
 
     def get_run_version(self, run_id: str) -> Hashable:
         """Return a value that changes with the manifest of a run. Raises UnknownError."""
@@ -175,31 +173,16 @@ class LakeCache:
         runs, head = self._read_version()
         key = (tuple(runs.items()), head)
         with self._lock:
-            return self.get_or_compute(self._all_runs, key, lambda: self._connect_readable(tuple(runs)))
+            return self.get_or_compute(self._all_runs, key, self._connect_readable)
 
-    def _connect_readable(self, names: tuple[str, ...]) -> _AllRuns:
+    def _connect_readable(self) -> _AllRuns:
         try:
-            return _AllRuns(sql.connect(self.lake, memory=MEMORY), {}, None)
-        except sql.LakeError as error:
-            if isinstance(self.lake, Path) and not self.lake.is_dir():
-                raise
-            reason = str(error)
-        damage: dict[str | None, str] = {}
-        for name in names:
-            try:
-                self._connect_names((name,)).close()
-            except sql.LakeError as error:
-                damage[name] = str(error)
-        run_ids = tuple(name for name in names if name not in damage)
-        if not run_ids:
-            return _AllRuns(sql.connect(stores.scratch_folder()), damage, ())
-        try:
-            return _AllRuns(self._connect_names(run_ids, reviewed=True), damage or {None: reason}, run_ids)
-        except sql.LakeError as error:  # the ledger is damaged, so decisions are not shown
-            return _AllRuns(self._connect_names(run_ids), damage | {None: str(error)}, run_ids, has_reviews=False)
+            return _AllRuns(sql.connect(self.lake, memory=MEMORY))
+        except sql.LakeError as error:  # the ledger is damaged, so decisions are not shown; or there is no lake
+            return _AllRuns(sql.connect(self.lake, with_decisions=False, memory=MEMORY), str(error))
 
-    def _connect_names(self, names: tuple[str, ...], reviewed: bool = False) -> sql.Connection:
-        return sql.connect(self.lake, names[0], names[1:], reviewed, MEMORY)
+    def _connect_names(self, names: tuple[str, ...]) -> sql.Connection:
+        return sql.connect(self.lake, names[0], names[1:], memory=MEMORY)
 
     def _read_version(self) -> tuple[dict[str, Hashable], Hashable]:
         """Return version strings of each run's manifest and of the ledger."""
@@ -230,14 +213,18 @@ class LakeCache:
             self._versions = runs
 
 
+def _list_run_ids(lake: Root) -> list[str]:
+    return [name for name in stores.list_folders(lake / "runs") if sql.is_run_id(name)]
+
+
 def _list_remote_runs(lake: Root) -> dict[str, Hashable]:
-    paths = [lake / "runs" / name / "manifest.json" for name in stores.list_folders(lake / "runs")]
+    paths = [lake / "runs" / name / "manifest.json" for name in _list_run_ids(lake)]
     return {path.parent.name: hashlib.sha256(data).hexdigest() for path, data in stores.read_all(paths)}
 
 
 def _list_local_runs(lake: Path) -> dict[str, Hashable]:
     runs: dict[str, Hashable] = {}
-    for name in stores.list_folders(lake / "runs"):
+    for name in _list_run_ids(lake):
         with contextlib.suppress(OSError):  # the run is being created or deleted
             status = (lake / "runs" / name / "manifest.json").stat()
             runs[name] = (status.st_mtime_ns, status.st_size, status.st_ino)

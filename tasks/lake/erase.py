@@ -20,7 +20,7 @@ from typing import Any, Final
 import pyarrow.parquet as pq
 
 import stores
-from stores import Root, ledger
+from stores import LakeError, Root, ledger
 from stores.keys import SigningKey
 from tasks.lake.compact import list_replaced_files, remove_replaced_files
 from tasks.lake.erased_rows import Erasure, RunEraser, subtract
@@ -58,9 +58,10 @@ def _unlink(path: Root) -> None:
 
 
 def _is_affected(eraser: RunEraser) -> bool:
-    if not stores.is_file(eraser.run.folder / "manifest.json"):
+    try:
+        manifests = [eraser.run.read_manifest(), *eraser.run.read_earlier_manifests()]
+    except (OSError, LakeError):  # not a run, or damaged; the plan has warned of this
         return False
-    manifests = [eraser.run.read_manifest(), *eraser.run.read_earlier_manifests()]
     return bool(eraser.count_rows() or list_replaced_files(eraser.run) or any(map(eraser.clean_manifest, manifests)))
 
 

@@ -31,9 +31,13 @@ def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
     sentence that states which run was chosen, or why none was; in the latter case all other facts are None.
     """
     # A re-flagged run has a copy of another run's maps, computed by the code of that time: that run is the base.
-    complete = [record for record in sql.read_manifests(lake) if sql.is_complete(record) and not record.get("reflags")]
+    damage: dict[str, str] = {}
+    records = sql.read_manifests(lake, damage=damage)
+    complete = [record for record in records if sql.is_complete(record) and not record.get("reflags")]
+    skipped = f"; damaged runs were skipped: {', '.join(damage)}" if damage else ""
     if not complete:
-        return NO_BASE | {"incremental": f"attributes all pairs: the lake {lake} has no complete run to build upon"}
+        reason = f"attributes all pairs: the lake {lake} has no complete run to build upon{skipped}"
+        return NO_BASE | {"incremental": reason}
     differences: list[str] = []
     for record in reversed(complete):
         if not (found := _list_differences(lake, record, facts)):
@@ -42,11 +46,13 @@ def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
                 "base_run": record["run_id"],
                 "calibration_run": record.get("calibration_run") or record["run_id"],
                 "calibration_sha256": digests[0] if digests else None,
-                "incremental": f"builds upon run {record['run_id']}: only pairs that it does not have are attributed",
+                "incremental": f"builds upon run {record['run_id']}: only pairs that it does not have are attributed"
+                + skipped,
             }
         differences = differences or found
     newest, reasons = complete[-1]["run_id"], ", ".join(differences)
-    return NO_BASE | {"incremental": f"attributes all pairs: the newest complete run {newest} differs in {reasons}"}
+    reason = f"attributes all pairs: the newest complete run {newest} differs in {reasons}{skipped}"
+    return NO_BASE | {"incremental": reason}
 
 
 def _list_differences(lake: Root, record: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:

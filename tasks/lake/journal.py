@@ -3,15 +3,15 @@
 A failure to write a record is logged and does not fail the run; `m2ib-audit verify` reports the missing record.
 """
 
-import json
 from typing import Any
 
+import sql
 import stores
 from stores import ledger
 from stores.keys import SigningKey
 from stores.ledger import Record
 from tasks.execution import log_failure
-from tasks.lake.run import REPORT, Run
+from tasks.lake.run import MANIFEST, REPORT, Run
 
 
 def record_run_end(run: Run, signer: SigningKey | None = None) -> None:
@@ -57,8 +57,9 @@ def _read_records(run: Run) -> list[Record]:
 
 
 def _read_run_end(run: Run) -> dict[str, Any]:
-    data = stores.read_bytes(run.folder / "manifest.json")
-    return {"run_id": run.run_id, "status": json.loads(data)["status"], "manifest_sha256": ledger.sha256(data)}
+    data = stores.read_bytes(run.folder / MANIFEST)
+    status = sql.parse_manifest(data, run.run_id)["status"]
+    return {"run_id": run.run_id, "status": status, "manifest_sha256": ledger.sha256(data)}
 
 
 def _record_report(run: Run, name: str, signer: SigningKey | None) -> None:

@@ -47,6 +47,7 @@ class Preview:
         unsearched: Files of the lake that cannot be searched, such as pictures.
         in_corpora: Number of pairs that a corpus still has, by its path; None if it cannot be read.
         same_images: Number of other pairs with the same images.
+        damage: Runs that are damaged, and from which nothing can be erased, with the reason.
     """
 
     rows: dict[str, Counter[str]] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Preview:
     unsearched: list[str] = field(default_factory=list)
     in_corpora: dict[str, int | None] = field(default_factory=dict)
     same_images: int = 0
+    damage: dict[str, str] = field(default_factory=dict)
 
 
 def plan_erasure(
@@ -77,11 +79,6 @@ def plan_erasure(
         ResumeError: A process works on a run.
         LakeError: The lake cannot be read.
     """
-    manifests = sql.read_manifests(lake)
-    for manifest in manifests:
-        if manifest["status"] == "running":
-            with lock_run(Run(lake, manifest["run_id"])):  # fails if a process works on the run
-                pass
     with sql.connect(lake, with_decisions=False) as connection:
         pairs, error_rows = _find_pairs(lake, connection, pair_ids, where)
         found = sql.rows(connection, "erasure/names", erased=[*pairs, *error_rows])
@@ -89,6 +86,12 @@ def plan_erasure(
         life_ids = _find_alerts(connection, names)
         files = sql.read(connection, f"SELECT run_id, file_name FROM pairs WHERE {_CHOSEN}", {"pairs": pairs})  # noqa: S608
         same_images = sql.rows(connection, "erasure/same_images", erased=pairs)[0]["pairs"]
+        damage = sql.list_damage(connection)
+    manifests = [each for each in sql.read_manifests(lake, damage=damage) if each["run_id"] not in damage]
+    for manifest in manifests:
+        if manifest["status"] == "running":
+            with lock_run(Run(lake, manifest["run_id"])):  # fails if a process works on the run
+                pass
     unique = [(row["kind"], row["name"]) for row in found if not row["in_lake"]]
     identifiers = [*pairs, *words, *_list_identifiers(unique)]
     # Rare words identify a person in a text that somebody wrote, but not in a file that a program wrote.
@@ -101,6 +104,7 @@ def plan_erasure(
         )
     erasure = Erasure(secrets.token_hex(16), by, reason, pairs, error_rows, names, life_ids, identifiers, {})
     preview = Preview(names=sorted({name for listed in names.values() for _, name in listed}), same_images=same_images)
+    preview.damage = damage
     for manifest in manifests:
         if rows := RunEraser(Run(lake, manifest["run_id"]), erasure).count_rows():
             preview.rows[manifest["run_id"]] = rows
@@ -122,7 +126,7 @@ def _find_pairs(
         )
     matches: list[dict[str, Any]] = []
     if where is not None:
-        matches = sandbox.read_table(lake, None, False, _build_query(connection, where), _LIMITS).to_pylist()
+        matches = sandbox.read_table(lake, False, _build_query(connection, where), _LIMITS).to_pylist()
         if not matches:
             raise BadInputError(
                 f"erase: no pair of {lake} matches {where!r}, expected a condition such as \"patient_id = 'x'\" over "
@@ -259,6 +263,8 @@ def _find_files(
     for path in sorted(set(stores.list_sizes(lake)) - listed):
         folder, _, rest = path.partition("/")
         run_id, _, name = rest.partition("/")
+        if folder == "runs" and run_id in preview.damage:
+            continue
         if folder == ledger.FOLDER:
             is_found: bool | None = rest.startswith(f"{ledger.TEXTS}/")  # its writer was killed before the record
         elif folder == "runs" and _REPORT.fullmatch(name):

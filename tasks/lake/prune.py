@@ -64,16 +64,29 @@ def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = Non
     These runs are kept: the newest complete run of each audit, runs that the policy keeps, runs that `_find_references`
     returns, and runs that one of these names in `REFERENCES`. What only these last ones name is not kept, because a
     complete run has copies of everything it needs. First in the plan are runs that were pruned before but still have
-    files. Raises LakeError if the lake cannot be read as a whole, so that references between runs are unknown.
+    files, last those that are damaged, which are kept, and count as if they did not exist.
     """
     now = now or datetime.now(UTC)
-    records = sql.read_manifests(lake)
+    with sql.connect(lake) as connection:
+        damage = sql.list_damage(connection)
+        records = [each for each in sql.read_manifests(lake, damage=damage) if each["run_id"] not in damage]
+        return _plan(lake, records, damage, connection, policy, now)
+
+
+def _plan(
+    lake: Root,
+    records: Sequence[Mapping[str, Any]],
+    damage: Mapping[str, str],
+    connection: sql.Connection,
+    policy: RetentionPolicy,
+    now: datetime,
+) -> list[PruneItem]:
     present = [record for record in records if record["status"] != sql.PRUNED]
     audits = sql.audit_ids(records)
     complete: dict[str, list[Mapping[str, Any]]] = defaultdict(list)  # of each audit, newest first
     for record in filter(sql.is_complete, reversed(present)):
         complete[audits[record["run_id"]]].append(record)
-    references = _find_references(lake, complete.values())
+    references = _find_references(connection, complete.values())
     reasons: dict[str, str] = {}
     bases: dict[str, str] = {}
     for record in present:
@@ -85,20 +98,20 @@ def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = Non
     reasons = bases | reasons
     plan = [_plan_item(lake, record, None, "left over") for record in records if record["status"] == sql.PRUNED]
     plan = [item for item in plan if item.files]
-    return plan + [_plan_item(lake, record, reasons.get(record["run_id"]), str(policy)) for record in present]
+    plan += [_plan_item(lake, record, reasons.get(record["run_id"]), str(policy)) for record in present]
+    return plan + [PruneItem(run_id, "", "damaged", "", pruned=False, why=why) for run_id, why in damage.items()]
 
 
-def _find_references(lake: Root, complete: Iterable[Sequence[Mapping[str, Any]]]) -> dict[str, str]:
+def _find_references(connection: sql.Connection, complete: Iterable[Sequence[Mapping[str, Any]]]) -> dict[str, str]:
     """Return the ids of runs that people may still need, with the reasons, from the queries in `sql/retention`."""
     newest = []
     for runs in complete:
         with_history = [run for run in runs if any(file["table"] == "lives" for file in run["files"])]
         newest.append((with_history or runs)[0]["run_id"])
     references = dict.fromkeys(newest, "the newest run of its audit that has an alert history")
-    with sql.connect(lake) as connection:
-        for name in sql.query_names("retention"):
-            rows = sql.read(connection, sql.query_text(f"retention/{name}"), {"newest": newest})
-            references |= {row["run_id"]: row["why"] for row in rows}
+    for name in sql.query_names("retention"):
+        rows = sql.read(connection, sql.query_text(f"retention/{name}"), {"newest": newest})
+        references |= {row["run_id"]: row["why"] for row in rows}
     return references
 
 

@@ -31,6 +31,7 @@ from stores.keys import SigningKey
 from tasks.errors import StoreError
 
 SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
 _COUNTS = ("corpus_rows", "not_sampled", "pairs", "attributions", "reused", "errors", "alerts", "confirmed")
 CALIBRATION = "calibration.safetensors"
 """File name of the feature statistics in a run's folder."""
@@ -115,9 +116,16 @@ class Run:
         self._write_manifest(_to_json(record | {"counts": dict.fromkeys(_COUNTS, 0), "files": []}))
 
     def read_manifest(self) -> dict[str, Any]:
-        """Read the manifest. Raises FileNotFoundError if the run does not exist."""
-        record: dict[str, Any] = json.loads(stores.read_bytes(self.folder / "manifest.json"))
-        return record
+        """Read the manifest. Raises FileNotFoundError if the run does not exist, LakeError if it is damaged."""
+        return self._parse_manifest(stores.read_bytes(self.folder / MANIFEST))
+
+    def _parse_manifest(self, data: bytes, name: str = MANIFEST) -> dict[str, Any]:
+        try:
+            return sql.parse_manifest(data, self.run_id)
+        except ValueError as error:
+            raise sql.LakeError(
+                f"manifest {self.folder / name}: it is invalid ({error}); restore it from a backup"
+            ) from error
 
     @contextlib.contextmanager
     def changes(self) -> Iterator["ManifestChanges"]:
@@ -154,11 +162,11 @@ class Run:
         `action` is `compacted`, `pruned` or `erased`, `details` describes it, `recorded` are further keys of the
         ledger's record, and `facts` are the keys of the manifest to change.
         """
-        data = stores.read_bytes(self.folder / "manifest.json")
+        data = stores.read_bytes(self.folder / MANIFEST)
         sha256 = ledger.sha256(data)
         name = f"manifest-{sha256[:16]}.json"
         stores.write_bytes(self.folder / name, data)
-        record: dict[str, Any] = json.loads(data) | facts
+        record = self._parse_manifest(data) | facts
         entry = {"at": utc_timestamp(), "what": action, "why": details, "manifest": name, "sha256": sha256}
         text = _to_json(record | {"earlier_manifests": [*record.get("earlier_manifests", []), entry]})
         body = {"run_id": self.run_id, "what": action, "before_sha256": sha256, "manifest_sha256": ledger.sha256(text)}
@@ -177,7 +185,7 @@ class Run:
                     f"lake: {path} is damaged: got sha256 {digest}, expected {entry['sha256']}; restore it "
                     "from a backup"
                 )
-            records.append(json.loads(data))
+            records.append(self._parse_manifest(data, entry["manifest"]))
         return records
 
     def _write_manifest(self, text: bytes) -> None:
@@ -186,7 +194,7 @@ class Run:
                 f"run {self.run_id}: this process lost the lock to another one, since it could not renew it in time "
                 "(the lake did not answer); let the other process finish the run, or resume it"
             )
-        stores.write_bytes(self.folder / "manifest.json", text)
+        stores.write_bytes(self.folder / MANIFEST, text)
 
     # Tables
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import m2ib
 import sql
-from sql.lake import TABLES
+from sql.tables import TABLES
 from tasks.attribute import attribute
 from tasks.errors import GateError
 

@@ -21,7 +21,7 @@ from random import Random
 import pytest
 
 import sql
-from sql.lake import TABLES
+from sql.tables import TABLES
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import sql
-from sql.lake import TABLES
+from sql.tables import TABLES
 
 pytestmark = pytest.mark.slow
 

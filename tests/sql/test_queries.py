@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 import sql
-from sql.lake import LEDGER_TABLES, TABLES
+from sql.lake import LEDGER_TABLES
+from sql.tables import TABLES
 
 FOLDERS = ("schema", "macros", "views", "derive", "gates", "rules", "review", "retention", "erasure")
 DEFINITIONS = ("schema", "macros", "views")

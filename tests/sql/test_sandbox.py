@@ -13,7 +13,7 @@ from sql import sandbox
 def query(tmp_path):
     def run(text, **limits):
         limits = sandbox.Limits(**{"rows": 100, "seconds": 10.0, **limits})
-        return sandbox.read_table(tmp_path, None, True, text, limits).to_pylist()
+        return sandbox.read_table(tmp_path, True, text, limits).to_pylist()
 
     return run
 

@@ -16,7 +16,6 @@ from tasks.corpus_parts import ReadingPlan, plan_reading, read_part
 from tasks.errors import BadInputError
 from tasks.ingest import ingest
 from tasks.inputs import load_corpus
-from tasks.lake.run import Run
 from tasks.regions import Detector
 from tasks.settings import CorpusConfig, Inputs, ModelConfig
 
@@ -64,13 +63,11 @@ def detector(monkeypatch):
 
 
 @pytest.fixture
-def begin_run(lake):
+def begin_run(lake, run_class):
     """begin_run(number): a run whose id is the same length for each number."""
 
     def begin(number):
-        run = Run(lake, f"run-{number}")
-        run.create({"config": {}, "corpus_digest": None})
-        return run
+        return run_class(lake, f"run-{number}").begin(corpus_digest=None)
 
     return begin
 

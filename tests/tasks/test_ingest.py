@@ -9,7 +9,6 @@ from PIL import Image
 import sql
 from tasks.errors import BadInputError
 from tasks.ingest import ingest
-from tasks.lake.run import Run
 from tasks.records import Shard
 from tasks.settings import CorpusConfig
 
@@ -226,14 +225,13 @@ def test_an_ingest_whose_manifest_cannot_be_written_is_repeated(hand_written_run
     assert record["corpus_digest"] != "e"  # the digest of the fixture
 
 
-def test_the_digest_of_a_corpus_depends_on_its_rows_and_not_on_their_order(lake, write_corpus):
+def test_the_digest_of_a_corpus_depends_on_its_rows_and_not_on_their_order(lake, write_corpus, run_class):
     source = write_corpus(MIXED)
     text = (source.root / "metadata.csv").read_text().splitlines(keepends=True)
     digests = []
     for number, lines in enumerate((text, [text[0], *reversed(text[1:])], text[:-1])):
         (source.root / "metadata.csv").write_text("".join(lines))
-        run = Run(lake, f"run-{number}")
-        run.create({"config": {}, "corpus_digest": None})
+        run = run_class(lake, f"run-{number}").begin(corpus_digest=None)
         ingest.fn(run, source, {}, 2, 0)
         digests.append(run.read_manifest()["corpus_digest"])
     assert digests[0] == digests[1] != digests[2]

@@ -216,11 +216,11 @@ def test_the_manifest_of_a_pruned_run_accounts_for_every_file_and_readers_find_n
 
 def test_no_run_builds_upon_a_pruned_one(lake, add_run):
     facts = {"corpus": "c", "model_digest": "d", "code_version": "v", "environment": {}}
-    add_run(lake, 1, config={"bottleneck": 1})
-    add_run(lake, 2, config={"bottleneck": 2})
-    assert find_base(lake, facts | {"config": {"bottleneck": 1}})["base_run"] == make_run_id(1)
+    add_run(lake, 1, config={"bottleneck": {"steps": 1}})
+    add_run(lake, 2, config={"bottleneck": {"steps": 2}})
+    assert find_base(lake, facts | {"config": {"bottleneck": {"steps": 1}}})["base_run"] == make_run_id(1)
     prune(lake)
-    assert find_base(lake, facts | {"config": {"bottleneck": 1}})["base_run"] is None
+    assert find_base(lake, facts | {"config": {"bottleneck": {"steps": 1}}})["base_run"] is None
 
 
 def test_an_interrupted_pruning_is_finished_by_the_next(root, add_run, monkeypatch):
@@ -255,11 +255,12 @@ def test_a_run_that_is_locked_or_has_changed_is_kept(lake, add_run):
     assert (old.folder / "pairs").is_dir()
 
 
-def test_a_lake_that_cannot_be_read_in_full_is_not_pruned(lake, add_run):
-    add_run(lake, 1)
-    add_run(lake, 2).path("pairs").unlink()
-    with pytest.raises(LakeError, match="pairs"):
-        plan_pruning(lake, ALL, NOW)
+def test_a_damaged_run_is_kept_and_counts_as_if_it_did_not_exist(lake, add_run):
+    runs = [add_run(lake, month) for month in (1, 2, 3)]
+    runs[-1].path("pairs").unlink()
+    items = {item.run_id: item for item in plan_pruning(lake, ALL, NOW)}
+    assert [items[make_run_id(month)].pruned for month in (1, 2, 3)] == [True, False, False]
+    assert items[make_run_id(3)].status == "damaged"
 
 
 def test_a_changed_earlier_manifest_is_detected(lake, add_run):

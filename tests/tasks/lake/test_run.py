@@ -78,9 +78,8 @@ def test_a_file_listed_again_replaces_its_entry(hand_written_run):
     assert entry["sha256"] != first[0]["sha256"]
 
 
-def test_facts_and_counts_of_a_run_change_one_by_one(lake):
-    run = Run(lake, "r")
-    run.create({"config": {}, "seed": 3})
+def test_facts_and_counts_of_a_run_change_one_by_one(lake, run_class):
+    run = run_class(lake, "r").begin(seed=3)
     run.update(counts={"pairs": 5}, reason="x")
     run.finish("completed")
     record = run.read_manifest()

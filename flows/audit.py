@@ -26,6 +26,7 @@ from tasks.flag import flag
 from tasks.ingest import ingest
 from tasks.inputs import clear_images, count_reads
 from tasks.interventions.samples import InterventionPlan, clear_samples
+from tasks.lake.finished import remove_notes
 from tasks.lake.run import Run
 from tasks.notify import notify_failed_start, update_history
 from tasks.phrases import phrases
@@ -103,6 +104,7 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
             "%d images were read again for the tests; see [run] cache_bytes = %d", read_again, config.run.cache_bytes
         )
     status = "completed_with_errors" if failures else "completed"
+    remove_notes(run)
     run.finish(status, "; ".join(warnings) or None, stage_seconds=stage, images_read_again=read_again)
 
 

@@ -18,6 +18,7 @@ from stores import Root
 from tasks.custom_rules import check_rules
 from tasks.errors import BadInputError, ResumeError
 from tasks.inputs import load_corpus, load_model
+from tasks.lake.finished import drop_damaged_files
 from tasks.lake.incremental import NO_BASE, find_base
 from tasks.lake.lock import lock_run, remove_temporary_files
 from tasks.lake.run import Run
@@ -166,7 +167,10 @@ def describe_history(lake: Root, record: Mapping[str, Any]) -> str | None:
 
 
 def _reopen(lake: Root, run_id: str, facts: Mapping[str, Any]) -> Run:
-    records = {record["run_id"]: record for record in sql.read_manifests(lake)}
+    damage: dict[str, str] = {}
+    records = {record["run_id"]: record for record in sql.read_manifests(lake, damage=damage)}
+    if run_id in damage:
+        raise ResumeError(f"resume: run {run_id} is damaged: {damage[run_id]}")
     if run_id not in records:
         known = ", ".join(records) or "none"
         raise ResumeError(f"resume: got {run_id!r}, expected an unfinished run of {lake}, which has: {known}")
@@ -177,6 +181,7 @@ def _reopen(lake: Root, run_id: str, facts: Mapping[str, Any]) -> Run:
     with lock_run(run):
         _check_unfinished(run.read_manifest())  # the process that held the lock may have completed the run meanwhile
         remove_temporary_files(run)
+        drop_damaged_files(run)
         run.update(status="running", reason=None, finished_at=None)
     return run
 

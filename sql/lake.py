@@ -99,6 +99,7 @@ def connect(
     memory: str | None = None,
     threads: int | None = None,
     manifest: Mapping[str, Any] | None = None,
+    check: bool = False,
 ) -> Connection:
     """Open an in-memory DuckDB database with views over the tables of a lake. Queries can read only files of the lake.
 
@@ -116,6 +117,8 @@ def connect(
             because what queries sort, join and group grows with the corpus.
         threads: Number of DuckDB threads. Default: one per core.
         manifest: A manifest of the run to use in place of the stored one. Default: the stored one.
+        check: Whether to compare the files with their sha256 in the manifests first, once per process. DuckDB itself
+            notices little damage.
 
     Raises:
         LakeError: The lake does not exist, a run that was named is damaged, or the ledger is damaged. Files of a remote
@@ -137,7 +140,7 @@ def connect(
     connection = _open_database(memory, threads)
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("CREATE SCHEMA stored")
-    tables = Tables(lake, records, damage)
+    tables = Tables(lake, records, damage, check)
     tables.define(connection)
     records = [record for record in records if record["run_id"] not in (damage or {})]
     if isinstance(lake, Path):

@@ -53,13 +53,19 @@ class Tables:
     not downloaded.
     """
 
-    def __init__(self, lake: Root, records: Sequence[Mapping[str, Any]], damage: dict[str, str] | None) -> None:
+    def __init__(
+        self, lake: Root, records: Sequence[Mapping[str, Any]], damage: dict[str, str] | None, check: bool = False
+    ) -> None:
         """Prepare the tables.
 
         Args:
             lake: Folder or URL of the lake.
             records: Manifests of the runs.
             damage: Why runs are damaged, by run id: damaged runs are left out and added. None: damage is an error.
+            check: Whether to compare local files with their sha256 first. Remote ones are checked when downloaded.
+
+        Raises:
+            DamagedFileError: A file differs from its sha256.
         """
         self.damage = damage
         self.entries: dict[str, list[_Entry]] = {table: [] for table in TABLES}
@@ -67,6 +73,8 @@ class Tables:
             for entry in record["files"]:
                 if entry["table"] in self.entries:
                     self.entries[entry["table"]].append(entry)
+        if check and isinstance(lake, Path):
+            stores.fetch_all(lake, {each["path"]: each["sha256"] for table in TABLES for each in self.entries[table]})
         self._lake = lake
         self._runs = len(records)
         self._views: set[str] = set()
@@ -192,7 +200,7 @@ class Tables:
                 found.setdefault(_run_id(entry), _describe(table, error))
         for table, entry in () if found else entries:
             path = self._path(entry)
-            if not stores.has_sha256(path, entry["sha256"]):
+            if stores.known_sha256(path) != entry["sha256"]:
                 problem = f"{path} does not have the sha256 in the manifest"
                 found.setdefault(_run_id(entry), _describe(table, problem))
         return found

@@ -75,15 +75,15 @@ def file_sha256(path: Path) -> str:
 _digests: dict[Path, tuple[tuple[int, ...], str]] = {}
 
 
-def has_sha256(path: Path, sha256: str) -> bool:
-    """Return whether a local file has this sha256 (hex). A file is read once per process unless it changes."""
+def known_sha256(path: Path) -> str:
+    """Return the sha256 (hex) of a local file, which is read once per process unless it changes."""
     status = path.stat()
     version = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     known, digest = _digests.get(path, (None, ""))
     if known != version:
         digest = file_sha256(path)
         _digests[path] = version, digest
-    return digest == sha256
+    return digest
 
 
 def relative_path(path: Root, root: Root) -> str:
@@ -379,13 +379,17 @@ def fetch(path: Root, sha256: str | None = None) -> Path:
 
     Args:
         path: The file. A local path is returned unchanged.
-        sha256: Expected sha256 of a remote file. If a local copy with this sha256 exists, nothing is downloaded.
-            Default: an earlier copy is reused if the version of the remote file has not changed.
+        sha256: Expected sha256. If a local copy of a remote file with this sha256 exists, nothing is downloaded.
+            Default: a local file is not read, and an earlier copy is reused if the version of the remote file has not
+            changed.
 
     Raises:
-        LakeError: The remote file is missing, cannot be read, or does not match `sha256`.
+        DamagedFileError: The file is missing, or does not match `sha256`.
+        LakeError: The remote file cannot be read.
     """
     if isinstance(path, Path):
+        if sha256 is not None:
+            _check_local(path, sha256)
         return path
     if sha256 is not None and copy_path(sha256).is_file():
         return copy_path(sha256)
@@ -400,28 +404,43 @@ def fetch(path: Root, sha256: str | None = None) -> Path:
                 return copy
             path.fs.get_file(path.path, str(temporary))
         if sha256 is not None and (found := file_sha256(temporary)) != sha256:
-            raise DamagedFileError(
-                f"lake: {path} is damaged: got sha256 {found}, expected {sha256}, which the run's manifest states; "
-                "restore it from a backup, or remove the run's folder under runs/"
-            )
+            raise _damaged_file(path, found, sha256)
         return _keep(path, temporary, version)
     except FileNotFoundError as error:
-        raise DamagedFileError(
-            f"lake: {path} is missing ({error.strerror}); restore it from a backup, or remove the run's folder under "
-            "runs/"
-        ) from error
+        raise _missing_file(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _check_local(path: Path, sha256: str) -> None:
+    try:
+        if (found := known_sha256(path)) != sha256:
+            raise _damaged_file(path, found, sha256)
+    except OSError as error:
+        raise _missing_file(path, error) from error
+
+
+def _damaged_file(path: Root, found: str, sha256: str) -> DamagedFileError:
+    return DamagedFileError(
+        f"lake: {path} is damaged: got sha256 {found}, expected {sha256}; restore it from a backup, or remove the "
+        "run's folder under runs/"
+    )
+
+
+def _missing_file(path: Root, error: OSError) -> DamagedFileError:
+    return DamagedFileError(
+        f"lake: {path} is missing ({error.strerror}); restore it from a backup, or remove the run's folder under runs/"
+    )
+
+
 def fetch_all(root: Root, names: Mapping[str, str | None]) -> list[Path]:
-    """Return local paths of files of a lake. Remote files are downloaded concurrently first; see `fetch`.
+    """Return local paths of files of a lake. They are downloaded and checked concurrently; see `fetch`.
 
     Args:
         root: Root of the lake.
         names: Mapping from the relative path of each file to its sha256, or None if the sha256 is unknown.
     """
-    if isinstance(root, Path):
+    if isinstance(root, Path) and not any(names.values()):
         return [root / name for name in names]
     with ThreadPoolExecutor(max_workers=_CONCURRENT) as pool:
         return list(pool.map(lambda item: fetch(root / item[0], item[1]), names.items()))

@@ -25,6 +25,7 @@ from tasks.device import compute, submit
 from tasks.errors import BadInputError
 from tasks.execution import TASK_OPTIONS, running
 from tasks.inputs import IMAGE_COLUMNS, VIEW_COLUMNS, Batch, load_model, read_batch, read_batches
+from tasks.lake.finished import note_finished, read_finished
 from tasks.lake.incremental import ADVICE, find_reusable_rows
 from tasks.lake.run import CALIBRATION, Run, copy_calibration
 from tasks.progress import ATTRIBUTING, advance_bar
@@ -51,19 +52,21 @@ def calibrate_features(run: Run, inputs: Inputs, plan: AttributionPlan) -> Featu
     if not plan.bottleneck.needs_statistics():
         return None
     path = run.folder / CALIBRATION
-    if not stores.is_file(path):
+    if read_finished(run, "calibration") is None:
         record = run.read_manifest()
         if base := record.get("base_run"):
             copy_calibration(run, Run(run.lake, base), record["calibration_sha256"], ADVICE)
         else:
             with stores.write_atomically(path) as aside:
                 _estimate(run, inputs, plan).save(aside)
+        note_finished(run, "calibration", [run.relative_path(CALIBRATION)])
     return FeatureStatistics.load(stores.fetch(path))
 
 
 def _estimate(run: Run, inputs: Inputs, plan: AttributionPlan) -> FeatureStatistics:
     columns = [*IMAGE_COLUMNS, "caption"]
-    batches = pq.ParquetFile(stores.fetch(run.path("pairs"))).iter_batches(columns=columns)
+    file = pq.ParquetFile(stores.fetch(run.path("pairs")), page_checksum_verification=True)
+    batches = file.iter_batches(columns=columns)
     pairs = heapq.nsmallest(
         plan.calibration_pairs,
         (pair for batch in batches for pair in batch.to_pylist()),
@@ -140,15 +143,14 @@ def attribute_pairs(run: Run, shard: Shard, inputs: Inputs, plan: AttributionPla
     """Attribute the pairs of a shard into one file. Pairs whose image can no longer be read become error rows.
 
     In an incremental run, attributions are copied from its base run, an earlier run of the same audit. If the shard's
-    file exists, it is reused. Error rows are written before the attributions, so a shard whose file exists is complete.
+    files are finished and intact, they are reused.
     """
     pairs = run.read_row_group("pairs", shard.index)
     name = _shard_name(shard, plan, pairs)
-    path = run.path("attributions", name)
-    if stores.is_file(path):
-        done = pq.ParquetFile(stores.fetch(path)).metadata.num_rows
+    if files := read_finished(run, name):
+        done = pq.read_metadata(stores.fetch(run.path("attributions", name))).num_rows
         advance_bar(ATTRIBUTING, len(pairs))
-        return ShardResult(shard, name, done, len(pairs) - done, reused=True)
+        return ShardResult(shard, name, done, len(pairs) - done, reused=True, files=files)
     earlier = find_reusable_rows(run, pairs)
     have = {*earlier["pair_id"].to_pylist()}
     advance_bar(ATTRIBUTING, len(earlier))
@@ -161,7 +163,9 @@ def attribute_pairs(run: Run, shard: Shard, inputs: Inputs, plan: AttributionPla
         if errors:
             with run.open_writer("ingest_errors", name) as error_writer:
                 error_writer.write(errors)
-    return ShardResult(shard, name, len(table), len(errors), reused=False)
+    tables = ["attributions", *(["ingest_errors"] if errors else [])]
+    files = note_finished(run, name, [run.relative_path(f"{table}/{name}.parquet") for table in tables])
+    return ShardResult(shard, name, len(table), len(errors), reused=False, files=files)
 
 
 def _attribute_new(

@@ -226,6 +226,6 @@ def _near_duplicates(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _column(path: Path, name: str) -> Iterator[str]:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches(columns=[name]):
             yield from batch.column(0).to_pylist()

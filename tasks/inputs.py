@@ -219,7 +219,7 @@ def read_mapped_pairs(run: Run, choose: Callable[[Sequence[str]], Sequence[str]]
     """
     files = run.fetch_files("attributions")
     columns = ["pair_id", "grid_h", "grid_w"]
-    grids = [pq.read_table(path, columns=columns) for path in files]
+    grids = [pq.read_table(path, columns=columns, page_checksum_verification=True) for path in files]
     if not grids:
         return []
     table = pa.concat_tables(grids)
@@ -230,7 +230,8 @@ def read_mapped_pairs(run: Run, choose: Callable[[Sequence[str]], Sequence[str]]
     chosen = pc.is_in(pc.field("pair_id"), pa.array(ids.to_pylist(), pa.string()))
 
     def read(path: Path, wanted: list[str]) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = pq.read_table(path, columns=wanted, filters=chosen).to_pylist()
+        table = pq.read_table(path, columns=wanted, filters=chosen, page_checksum_verification=True)
+        rows: list[dict[str, Any]] = table.to_pylist()
         return rows
 
     map_of = {row["pair_id"]: row for path in files for row in read(path, [*columns, "image_map"])}

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import stores
-from tasks.execution import running
+from tasks.execution import run_logger, running
 from tasks.lake.run import Run
 
 Rows = list[dict[str, Any]]
@@ -68,13 +68,20 @@ class Part:
         if run in _skipped:
             raise SkippedError(f"{self.stage} of run {run.run_id}: part {self.index} was skipped, as the run has ended")
         if stores.is_file(path):
-            with contextlib.suppress(ValueError):  # a damaged file: compute its rows again
-                stored: Rows = json.loads(stores.read_bytes(path))
+            digest, _, data = stores.read_bytes(path).partition(b"\n")
+            if digest == _digest(data):
+                stored: Rows = json.loads(data)
                 return stored
+            run_logger().warning("run %s: %s is damaged and computed again", run.run_id, path)
         with running():
             rows = list(compute())
-            stores.write_bytes(path, json.dumps(rows).encode())
+            data = json.dumps(rows).encode()
+            stores.write_bytes(path, _digest(data) + b"\n" + data)
         return rows
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode()
 
 
 def make_parts(run: Run, stage: str, works: Iterable[Any]) -> list[Part]:

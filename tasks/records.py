@@ -65,6 +65,7 @@ class ShardResult:
     errors: int
     reused: bool  # an earlier attempt had finished the shard
     failure: str | None = None  # one sentence, if the shard failed and all its pairs became error rows
+    files: Mapping[str, str] = field(default_factory=dict, compare=False)  # sha256 by path relative to the lake
     by: str = field(default_factory=lambda: f"process {os.getpid()} on {socket.gethostname()}", compare=False)
 
 

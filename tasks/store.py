@@ -78,8 +78,13 @@ def _list_files(run: Run, results: Sequence[ShardResult]) -> dict[str, tuple[str
     missing = stores.missing_files(run.lake, files)
     present = [path for path in files if path not in missing]
     rows = Counter[str]()
-    for path, copy in zip(present, stores.fetch_all(run.lake, dict.fromkeys(present)), strict=True):
-        rows[PurePosixPath(path).stem] += pq.ParquetFile(copy).metadata.num_rows
+    digests = {path: digest for result in results for path, digest in result.files.items()}
+    try:
+        copies = stores.fetch_all(run.lake, {path: digests.get(path) for path in present})
+    except stores.DamagedFileError as error:
+        raise StoreError(f"{error}; or resume the run, which computes the file again") from error
+    for path, copy in zip(present, copies, strict=True):
+        rows[PurePosixPath(path).stem] += pq.read_metadata(copy).num_rows
     for result in results:
         if rows[result.name] != result.shard.pairs:
             raise StoreError(

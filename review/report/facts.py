@@ -61,7 +61,7 @@ class RunFacts:
         self.as_of = max(self.end_time, self.last_record.at) if self.last_record else self.end_time
         self.files = [entry for entry in manifest["files"] if entry["path"].rpartition("/")[2] not in _NOT_LISTED]
         self.color_scale = encode_picture(drawing.draw_color_scale())
-        with sql.connect(lake, self.run_id) as connection:
+        with sql.connect(lake, self.run_id, check=True) as connection:
             self._read_run(connection, remote)
 
     def setting(self, section: str, key: str) -> Any:

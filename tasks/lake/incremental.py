@@ -1,7 +1,7 @@
 """Incremental runs: find the earlier run to build upon, and reuse its attributions of pairs that have not changed."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import sql
 import stores
 from stores import Root
 from tasks.errors import StoreError
+from tasks.execution import run_logger
 from tasks.lake.run import CALIBRATION, Run, open_parquet
 
 _REQUIRED_EQUAL = ("corpus", "model_digest", "code_version", "environment")
@@ -94,19 +95,28 @@ def find_reusable_rows(run: Run, pairs: Sequence[Mapping[str, Any]]) -> pa.Table
     return found
 
 
+def _fetch_intact(base: Run) -> Iterator[Path]:
+    """Yield local paths of the base run's attributions, without damaged files, whose pairs are computed again."""
+    try:
+        entries = [entry for entry in base.read_manifest()["files"] if entry["table"] == "attributions"]
+        for entry in entries:
+            try:
+                yield stores.fetch(base.lake / entry["path"], entry["sha256"])
+            except stores.DamagedFileError as error:
+                run_logger().warning("run %s: its pairs are computed again: %s", base.run_id, error)
+    except (OSError, sql.LakeError) as error:
+        raise StoreError(f"run {base.run_id}: {error}; or {ADVICE}") from error
+
+
 @lru_cache(maxsize=1)
 def _index_pairs(base: Run) -> tuple[list[tuple[Path, int]], NDArray[np.bytes_], NDArray[np.int32]]:
     """Return the row groups of `attributions` as (file, number), all pair ids in order, and the row group of each pair.
 
     The index refers to row groups, not files, because a row group has the pairs of one shard even after compaction.
     """
-    try:
-        paths = base.fetch_files("attributions")
-    except sql.LakeError as error:
-        raise StoreError(f"run {base.run_id}: {error}; or {ADVICE}") from error
     row_groups: list[tuple[Path, int]] = []
     ids = [np.array([], dtype="S25")]
-    for path in paths:
+    for path in _fetch_intact(base):
         with open_parquet(path, ADVICE) as file:
             for number in range(file.num_row_groups):
                 row_groups.append((path, number))

@@ -217,21 +217,25 @@ class Run:
             return changes.write_table(table, rows, name)
 
     def fetch_files(self, table: str) -> list[Path]:
-        """Return local paths of a table's files as listed in the manifest; files of a remote lake are downloaded."""
+        """Return local paths of a table's files as listed in the manifest; files of a remote lake are downloaded.
+
+        Raises DamagedFileError if a file is missing, or differs from its sha256 in the manifest.
+        """
         entries = [entry for entry in self.read_manifest()["files"] if entry["table"] == table]
         return stores.fetch_all(self.lake, {entry["path"]: entry["sha256"] for entry in entries})
 
     def iter_rows(self, table: str, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
         """Iterate over the rows of all files of a table that the manifest lists. Few of them are in memory at once."""
         for path in self.fetch_files(table):
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 for batch in file.iter_batches(_BATCH, columns=columns):
                     yield from batch.to_pylist()
 
     def read_row_group(self, table: str, group: int, columns: list[str] | None = None) -> list[dict[str, Any]]:
         """Read one row group of a table's first file."""
         path = stores.fetch(self.path(table))
-        with pq.ParquetFile(path, metadata=_read_metadata(path, path.stat().st_mtime_ns)) as file:
+        metadata = _read_metadata(path, path.stat().st_mtime_ns)
+        with pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True) as file:
             rows: list[dict[str, Any]] = file.read_row_group(group, columns=columns).to_pylist()
         return rows
 
@@ -243,7 +247,7 @@ class Run:
 
     def connect(self, manifest: Mapping[str, Any] | None = None) -> sql.Connection:
         """Connect DuckDB to the tables of this run alone, by default as its stored manifest lists them."""
-        return sql.connect(self.lake, self.run_id, manifest=manifest)
+        return sql.connect(self.lake, self.run_id, manifest=manifest, check=True)
 
 
 @dataclass
@@ -282,7 +286,7 @@ class ManifestChanges:
         """Return a copy of a manifest with these changes applied."""
         copies = stores.fetch_all(self.run.lake, dict.fromkeys(self.files))
         entries = [
-            {"path": path, "table": table, "rows": rows, "sha256": stores.file_sha256(copy)}
+            {"path": path, "table": table, "rows": rows, "sha256": stores.known_sha256(copy)}
             for (path, (table, rows)), copy in zip(self.files.items(), copies, strict=True)
         ]
         changed = {**record, **self.facts, "counts": record["counts"] | self.counts}
@@ -333,5 +337,5 @@ def open_parquet(path: Path, advice: str, sha256: str | None = None) -> Iterator
 
 def read_parquet_rows(path: Path, columns: list[str] | None = None) -> list[dict[str, Any]]:
     """Read the rows of a Parquet file as dictionaries."""
-    rows: list[dict[str, Any]] = pq.read_table(path, columns=columns).to_pylist()
+    rows: list[dict[str, Any]] = pq.read_table(path, columns=columns, page_checksum_verification=True).to_pylist()
     return rows

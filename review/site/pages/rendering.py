@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Final
@@ -28,6 +29,8 @@ _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uf
 """Characters that make a spreadsheet take a cell as a formula, even after white space; the last four are full-width."""
 _INVISIBLE: Final = "\ufeff\u200b"
 """Invisible characters that `str.strip` does not remove."""
+_INNER_FORMULA: Final = re.compile(rf"([;\t\r\n][\s{_INVISIBLE}]*)(?=[{re.escape(''.join(_FORMULA_STARTS))}])")
+"""Where a formula would begin if a spreadsheet splits the cell. Quotes do not help: they may be inside of a cell."""
 
 
 class BadFilterError(Exception):
@@ -189,6 +192,7 @@ def _escape_cell(value: Any) -> Any:
     if value is None or isinstance(value, int | float):
         return value
     text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
+    text = _INNER_FORMULA.sub(r"\1'", text)
     start = text.lstrip().lstrip(_INVISIBLE).lstrip()
     return f"'{text}" if text.startswith(("\t", "\r", "\n")) or start.startswith(_FORMULA_STARTS) else text
 

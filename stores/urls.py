@@ -20,8 +20,20 @@ _EXTRAS = {
     **dict.fromkeys(("abfs", "abfss", "az"), "azure"),
     **dict.fromkeys(("http", "https"), "http"),
 }
-# A password may contain '/'. A colon may also precede a port. URLs of object stores contain no user name.
-_SECRET = re.compile(r"[^:/]*://[^/@]*:(?!\d*/)[^@]*@|(s3a?|gcs|gs|https?)://[^/]*@|.*\?.*=", re.IGNORECASE | re.DOTALL)
+# A password may contain '/'. A colon may also precede a port. URLs of object stores contain no user name. A query or
+# fragment may be a token; without '=', a question mark in object storage is part of a pattern such as shard-?.tar.
+_SECRET = re.compile(
+    r"[^:/]*://[^/@]*:(?!\d*/)[^@]*@|(s3a?|gcs|gs|https?)://[^/]*@|.*\?.*=|https?://.*\?|.*#", re.IGNORECASE | re.DOTALL
+)
+_CREDENTIALS = {
+    **dict.fromkeys(("s3", "s3a"), "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
+    **dict.fromkeys(("gs", "gcs"), "GOOGLE_APPLICATION_CREDENTIALS"),
+    **dict.fromkeys(
+        ("abfs", "abfss", "az"), "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN"
+    ),
+    "hf": "HF_TOKEN",
+}
+"""Environment variables from which the driver of a protocol reads credentials."""
 # Class names of exceptions in the drivers' libraries (botocore, aiohttp, google-auth, azure-core), or HTTP status.
 _KINDS: dict[type[OSError], set[object]] = {
     FileNotFoundError: {"FileNotFoundError", "NoSuchBucket", "ContainerNotFound", 404, 410},
@@ -67,12 +79,15 @@ def parse_root(text: str, what: str) -> Root:
             f"The {what}'s URL contains '::' (it is not shown because it may contain keys), expected one protocol and "
             f"a path, as in s3://bucket/folder; unpack or copy the {what}, and give the URL of the result."
         )
-    if _SECRET.match(text):
-        raise UrlError(
-            f"The {what}'s URL holds a user, password or key (so it is not shown), expected a URL without them; put "
-            "credentials into the environment or profile that the store's tools read, and revoke those in the URL."
-        )
     scheme = text.partition("://")[0].lower()
+    if _SECRET.match(text):
+        advice = f"copy the {what} to a folder or to object storage"  # a web server's driver reads no credentials
+        if scheme in _CREDENTIALS:
+            advice = f"put credentials into the environment, where the driver reads {_CREDENTIALS[scheme]}"
+        raise UrlError(
+            f"The {what}'s URL holds a user, password or key, or a query (?) or fragment (#) that may be one (so it is "
+            f"not shown), expected a URL without them; {advice}, and revoke those in the URL."
+        )
     import fsspec
     from upath import UPath
 

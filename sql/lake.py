@@ -136,7 +136,10 @@ def connect(
         raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
     records_of_people: list[ledger.Record] = []
     if run_id is None if with_decisions is None else with_decisions:
-        records_of_people = ledger.read_texts(lake, ledger.read_records(lake))
+        try:
+            records_of_people = ledger.read_texts(lake, ledger.read_records(lake))
+        except OSError as error:
+            raise LakeError(f"ledger: a record cannot be read ({error}); restore it from a backup") from error
     connection = _open_database(memory, threads)
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("CREATE SCHEMA stored")

@@ -86,14 +86,14 @@ class _EarlierManifest(_Open):
 
 
 class _Counts(_Open):
-    corpus_rows: _Count
-    pairs: _Count
-    attributions: _Count
-    errors: _Count
-    alerts: _Count
-    confirmed: _Count
-    not_sampled: _Count = 0
-    reused: _Count = 0
+    corpus_rows: _Integer
+    pairs: _Integer
+    attributions: _Integer
+    errors: _Integer
+    alerts: _Integer
+    confirmed: _Integer
+    not_sampled: _Integer = 0
+    reused: _Integer = 0
 
 
 class _Alerts(_Open):
@@ -249,6 +249,8 @@ def read_manifests(
         LakeError: The lake cannot be read, or the manifest of a run that was named is damaged.
     """
     run_ids = stores.list_folders(lake / "runs") if run_id is None else sorted({run_id, *also})
+    if run_id is not None and (bad := [name for name in run_ids if not is_run_id(name)]):
+        raise LakeError(f"run: got {bad[0]!r}, expected the id of a run; list them with m2ib-audit runs")
     faults: dict[Root, OSError] = {}
     found = []
     for path, data in stores.read_all((manifest_path(lake, name) for name in run_ids), faults):

@@ -122,6 +122,17 @@ def is_file(path: Root) -> bool:
         return False
 
 
+def is_writable(folder: Root) -> bool:
+    """Return whether this process may add files to a folder, or to the closest existing folder above it.
+
+    Object storage is not asked: only writing to it shows whether it can be written.
+    """
+    if not isinstance(folder, Path):
+        return True
+    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    return os.access(existing, os.W_OK)
+
+
 def read_bytes(path: Root) -> bytes:
     """Return the bytes of a small file.
 

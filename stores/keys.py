@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stores.files import open_regular
 from stores.urls import InputError
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _read(path: Path) -> tuple[bytes, int]:
     Both are read from the same open file, so they match even if the path is replaced concurrently.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(), os.fstat(file.fileno()).st_mode
     except OSError as error:
         raise KeyFileError(

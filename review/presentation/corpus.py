@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 import stores
-from corpora import Corpus, CorpusError, Limits, open_corpus, parse_root
+from corpora import Corpus, Limits, open_corpus, parse_root
+from stores import InputError
 
 CORPUS_MISSING = "The corpus is missing or cannot be opened."
 CORPUS_REMOTE = (
@@ -33,7 +34,7 @@ def open_audited_corpus(manifest: Mapping[str, Any], remote: bool) -> Corpus | N
         return open_corpus(
             parse_root(manifest["corpus"]), manifest.get("corpus_format"), *columns, read_limits(manifest)
         )
-    except (CorpusError, OSError):
+    except (InputError, OSError):  # a damaged corpus, or a URL that no release has stored
         return None
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import sql
-from corpora import Corpus, Place, RowError
+from corpora import Corpus, CorpusError, Place, RowError
 from review.presentation import drawing
 from review.presentation.drawing import Box, Grid
 
@@ -130,7 +130,7 @@ def read_view(corpus: Corpus | None, row: dict[str, Any], size: tuple[int, int])
         return None, "Image not shown: the corpus is not available."
     try:
         image = corpus.read_image(Place(row["file_name"], row["container"], row["position"]))
-    except (RowError, OSError) as error:
+    except (CorpusError, RowError, OSError) as error:
         return None, f"Image not shown: {error}"
     if image.sha256 != row["image_sha256"]:
         return None, "Image not shown: the file has changed since the audit (its sha256 differs)."

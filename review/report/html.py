@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from review.report.facts import RunFacts
 from stores import InputError, Root, ledger
 from stores.keys import SigningKey
 
+_log = logging.getLogger(__name__)
 _TEMPLATES = Path(__file__).parent.parent / "templates"
 _FILTERS = {name: function for name, function in vars(formatting).items() if name.startswith("format_")}
 FORMATS = ("html", "pdf")
@@ -65,10 +67,20 @@ def write_report(
     data = render_report(document, kind, fonts)
     name = f"runs/{document.run_id}/report.{kind}"
     path: Root = Path(out) if out is not None else lake / name
+    if out is None and not stores.is_writable(lake / f"runs/{document.run_id}"):
+        raise ReportError(f"report: got the lake {lake}, which is read-only; choose another folder with --out")
     if by is not None:  # recorded before it is written, so that no report exists that the ledger lacks
         location = {} if out is not None else {"path": name}
-        ledger.record_report(lake, document.run_id, kind, data, signer, by=by, **location)
+        record_report(lake, document.run_id, kind, data, signer, by=by, **location)
     return write_output(data, path, "report")
+
+
+def record_report(lake: Root, run_id: str, kind: str, data: bytes, signer: SigningKey | None, **facts: str) -> None:
+    """Record the sha256 of a report in the ledger. A lake that is read-only is left unchanged, with a warning."""
+    if stores.is_writable(lake / ledger.FOLDER):
+        ledger.record_report(lake, run_id, kind, data, signer, **facts)
+    else:
+        _log.warning("report of run %s: not recorded in the ledger, since the lake %s is read-only", run_id, lake)
 
 
 def write_output(content: bytes, path: Root, command: str) -> Root:

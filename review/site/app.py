@@ -25,6 +25,7 @@ _PROBLEMS: Final[dict[type[Exception], tuple[int, str]]] = {
     UnknownError: (404, "Not found"),
     BadFilterError: (400, "Invalid filter"),
     sql.LakeError: (503, "The lake cannot be read"),
+    OSError: (503, "A file cannot be read or written"),
     ReportError: (503, "The report cannot be written"),
 }
 

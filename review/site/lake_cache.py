@@ -200,7 +200,7 @@ class LakeCache:
         self._drop_replaced_runs(runs)
         try:  # for each request, so that a decision is visible at once
             return runs, (*names, stores.read_bytes(folder / ledger.HEAD))
-        except FileNotFoundError:
+        except OSError:  # missing, or not a file
             return runs, (*names,)
 
     def _drop_replaced_runs(self, runs: dict[str, Hashable]) -> None:

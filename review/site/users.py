@@ -134,7 +134,7 @@ def authenticate(users: Mapping[str, User], name: str, password: str) -> User | 
 def load(path: Path) -> dict[str, User]:
     """Load the users of a file, by name. Raises UsersError if the file cannot be used."""
     try:
-        with path.open("rb") as file:
+        with stores.open_regular(path) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             data = file.read()
     except OSError as error:

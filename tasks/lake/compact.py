@@ -95,9 +95,12 @@ def _batch_files(run: Run, entries: Sequence[FileEntry]) -> list[list[tuple[File
     """
     batches: list[list[tuple[FileEntry, Path]]] = []
     row_groups, size, schema = 0, 0, None  # of the last batch
-    paths = stores.fetch_all(run.lake, {entry["path"]: entry["sha256"] for entry in entries})
+    try:
+        paths = stores.fetch_all(run.lake, {entry["path"]: entry["sha256"] for entry in entries})
+    except stores.DamagedFileError as error:
+        raise StoreError(f"compact: {error}") from error
     for entry, path in zip(entries, paths, strict=True):
-        with open_parquet(path, _ADVICE, entry["sha256"]) as file:
+        with open_parquet(path, _ADVICE) as file:
             row_groups, size = row_groups + file.num_row_groups, size + path.stat().st_size
             is_same = schema is not None and file.schema_arrow.equals(schema, check_metadata=True)
             if not is_same or row_groups > MAX_ROW_GROUPS or size > MAX_BYTES:

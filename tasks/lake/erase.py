@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 import stores
 from stores import LakeError, Root, ledger
 from stores.keys import SigningKey
+from tasks.errors import StoreError
+from tasks.execution import run_logger
 from tasks.lake.compact import list_replaced_files, remove_replaced_files
 from tasks.lake.erased_rows import Erasure, RunEraser, subtract
 from tasks.lake.lock import lock_run
@@ -32,11 +35,17 @@ PLAN: Final = "erasure.json"
 
 
 def load_plan(lake: Root) -> Erasure | None:
-    """Return the plan of an erasure that was interrupted; None if there is none."""
+    """Return the plan of an erasure that was interrupted; None if there is none. Raises LakeError if it is damaged."""
     try:
-        return Erasure(**json.loads(stores.read_bytes(lake / PLAN)))
+        return TypeAdapter(Erasure).validate_json(stores.read_bytes(lake / PLAN), strict=True)
     except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:
+        reason = str(error) if isinstance(error, OSError) else "it is not a plan"  # its content identifies a person
+        raise LakeError(
+            f"lake: {lake / PLAN}, the plan of an interrupted erasure, is damaged ({reason}); restore it from a "
+            "backup, or remove it and erase again"
+        ) from None
 
 
 def erase(lake: Root, erasure: Erasure, signer: SigningKey | None = None) -> Iterator[str]:
@@ -60,9 +69,13 @@ def _unlink(path: Root) -> None:
 def _is_affected(eraser: RunEraser) -> bool:
     try:
         manifests = [eraser.run.read_manifest(), *eraser.run.read_earlier_manifests()]
-    except (OSError, LakeError):  # not a run, or damaged; the plan has warned of this
+        rows = eraser.count_rows()
+    except FileNotFoundError:  # not a run
         return False
-    return bool(eraser.count_rows() or list_replaced_files(eraser.run) or any(map(eraser.clean_manifest, manifests)))
+    except (OSError, LakeError, StoreError) as error:
+        run_logger().warning("run %s: nothing was erased from it: %s", eraser.run.run_id, error)
+        return False
+    return bool(rows or list_replaced_files(eraser.run) or any(map(eraser.clean_manifest, manifests)))
 
 
 def _describe(erasure: Erasure, files: Sequence[Mapping[str, Any]], **counts: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from corpora import Corpus, CorpusError, RowError
 from review.presentation.corpus import open_audited_corpus
 from sql import sandbox
 from stores import Root, ledger
-from tasks.errors import BadInputError
+from tasks.errors import BadInputError, StoreError
 from tasks.lake.erase import PLAN
 from tasks.lake.erased_rows import REGION, Erasure, Identifiers, RunEraser
 from tasks.lake.lock import LOCK_NAME, lock_run
@@ -106,8 +106,11 @@ def plan_erasure(
     preview = Preview(names=sorted({name for listed in names.values() for _, name in listed}), same_images=same_images)
     preview.damage = damage
     for manifest in manifests:
-        if rows := RunEraser(Run(lake, manifest["run_id"]), erasure).count_rows():
-            preview.rows[manifest["run_id"]] = rows
+        try:
+            if rows := RunEraser(Run(lake, manifest["run_id"]), erasure).count_rows():
+                preview.rows[manifest["run_id"]] = rows
+        except (StoreError, sql.LakeError) as error:
+            damage[manifest["run_id"]] = str(error)
     preview.in_corpora = _search_corpora(manifests, files)
     texts = _find_texts(lake, in_texts, life_ids, preview)
     erasure.files.update(_find_files(lake, manifests, erasure, texts, preview))

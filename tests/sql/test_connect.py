@@ -143,7 +143,7 @@ def test_a_file_instead_of_a_lake_is_an_error(tmp_path):
 def test_a_missing_file_is_named(complete_run):
     complete_run.path("pairs").unlink()
     with pytest.raises(sql.LakeError, match=r"a file of table pairs .*is missing .*part-00000.parquet"):
-        complete_run.connect()
+        sql.connect(complete_run.lake, complete_run.run_id)
 
 
 @pytest.mark.parametrize("name", ["part-00000", "part-00001"])
@@ -154,7 +154,7 @@ def test_a_damaged_file_is_named(complete_run, monkeypatch, few, name):
     path = complete_run.path("pairs", name)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(sql.LakeError, match=rf"a file of table pairs .*damaged .*{name}.parquet"):
-        complete_run.connect()
+        sql.connect(complete_run.lake, complete_run.run_id)
 
 
 def test_many_files_of_a_run_are_read_as_few_are(complete_run, monkeypatch):

@@ -290,5 +290,5 @@ def test_the_same_seed_gives_the_same_maps_bit_by_bit_also_in_threads(attributed
 
 def test_result_of_a_shard_contains_no_maps():
     assert {field.name for field in dataclasses.fields(ShardResult)} == {
-        "shard", "name", "attributions", "errors", "reused", "failure", "by",
+        "shard", "name", "attributions", "errors", "reused", "failure", "files", "by",
     }  # fmt: skip

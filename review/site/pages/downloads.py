@@ -7,11 +7,10 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.report.html import FORMATS, ReportError, load_document, render_report
+from review.report.html import FORMATS, ReportError, load_document, record_report, render_report
 from review.site.access import Visitor
 from review.site.lake_cache import UnknownError
 from review.site.pages.rendering import Lake, check_own_request
-from stores import ledger
 
 router = APIRouter()
 _MEDIA_TYPES: Final = {"html": "text/html; charset=utf-8", "pdf": "application/pdf"}
@@ -46,7 +45,7 @@ def download_report(request: Request, lake: Lake, run_id: str, kind: str) -> Res
     visitor: Visitor | None = request.state.visitor
     if visitor is not None and visitor.may_write:
         by = f"review page, {visitor.full_name}" if visitor.full_name else "review page"
-        ledger.record_report(lake.lake, run_id, kind, data, settings.signer, by=by)
+        record_report(lake.lake, run_id, kind, data, settings.signer, by=by)
         cache_report(lambda: data)  # the record changes the version of the lake, but not the report
     # As an attachment: the content security policy of the site would block the report's own styles.
     headers = {"Content-Disposition": f'attachment; filename="audit-report-{run_id}.{kind}"'}

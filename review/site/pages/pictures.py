@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from PIL import Image
 
 import sql
-from corpora import Place, RowError, open_image
+from corpora import CorpusError, Place, RowError, open_image
 from review.presentation import drawing
 from review.presentation.drawing import Box, Grid
 from review.presentation.pairs import MeanMap, average_maps, average_views, select_averaged, sum_maps, to_grid
@@ -87,7 +87,7 @@ def _draw_view(lake: LakeCache, run_id: str, row: dict[str, Any], pixel_ratio: i
         # Twice as many pixels as in the picture, before they are resized to it.
         needed = [2 * side / max(end - start, 1e-6) for side, start, end in zip(size, box[:2], box[2:], strict=True)]
         image = open_image(data, corpus.limits, (math.ceil(needed[0]), math.ceil(needed[1])))
-    except (RowError, OSError) as error:
+    except (CorpusError, RowError, OSError) as error:
         raise UnknownError(f"The image cannot be read: {error}") from error
     if image.sha256 != row["image_sha256"]:
         raise UnknownError("The image file has changed since the audit: its sha256 differs.")

@@ -45,8 +45,8 @@ def root(request, monkeypatch):
     return request.getfixturevalue(request.param)
 
 
-def read_in_process(lake, run_ids, with_decisions, text, limits):
-    with sql.connect(lake, run_ids, with_decisions=with_decisions) as connection:
+def read_in_process(lake, with_decisions, text, limits):
+    with sql.connect(lake, with_decisions=with_decisions) as connection:
         return sql.read_table(connection, text, None, limits.rows)
 
 

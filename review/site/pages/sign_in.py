@@ -1,5 +1,7 @@
 """Sign-in page, and signing out."""
 
+from urllib.parse import unquote
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
@@ -15,6 +17,8 @@ def show_sign_in(request: Request) -> Response:
     """Show the sign-in form; redirect to the requested page if no sign-in is needed, or the visitor is signed in."""
     access: Access = request.state.access
     target = get_local_path(request.query_params.get("next"))
+    if not request.state.is_own:
+        target = _drop_work(target)
     if access.settings.users is None or request.state.visitor is not None:
         return RedirectResponse(target, 303)
     return render_page(request, "sign_in", title="Sign in", next=target, name="", error=None)
@@ -47,3 +51,13 @@ def sign_out(request: Request) -> Response:
     access.sessions.end(request.cookies.get(access.session_cookie, ""))
     headers = {"Set-Cookie": access.format_session_cookie(None), "Clear-Site-Data": '"cache"'}
     return RedirectResponse(SIGN_IN, 303, headers)
+
+
+def _drop_work(target: str) -> str:
+    """Return a path of the site without its query; the overview for a report.
+
+    After the sign-in, the browser requests it as a page of this site: neither a query nor a download that another site
+    asked for may start then.
+    """
+    path = target.partition("?")[0]
+    return path if "/report." not in unquote(path) else "/"

@@ -180,6 +180,16 @@ def test_another_site_cannot_make_a_browser_work(audited_lake, monkeypatch, head
     assert done == (["query", "query", "report"] if runs else [])
 
 
+@pytest.mark.parametrize("target", ["/sql?q=SELECT%201", "/%73ql?q=1", "/alerts?format=csv", f"/runs/{RUN}/report.pdf"])
+def test_another_site_cannot_make_a_browser_work_after_the_sign_in(serve, users_file, target):
+    site = serve(users=users_file)
+    for headers in FOREIGN[:4]:
+        page = site.get(f"/sign-in?next={quote(target)}", headers)
+        (next_path,) = re.findall('name="next" value="([^"]*)"', page.text)
+        assert next_path in ("/sql", "/%73ql", "/alerts", "/")
+    assert f'value="{target}"' in site.get(f"/sign-in?next={quote(target)}", {"Sec-Fetch-Site": "none"}).text
+
+
 @pytest.mark.parametrize("place", ["iframe", "frame", "embed", "object", "fencedframe"])
 @pytest.mark.parametrize("site", ["cross-site", "same-origin"])
 def test_no_page_is_answered_in_a_frame(client, place, site):

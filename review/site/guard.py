@@ -106,11 +106,12 @@ class Guard:
             raise
 
     def _take_turn(self, state: Mapping[str, Any]) -> contextlib.AbstractAsyncContextManager[Any]:
-        """Return a context that waits while too many other requests of the same person are answered."""
-        visitor: Visitor | None = state["visitor"]
-        if visitor is None:  # a static file, or the sign-in page, which has limits of its own
+        """Return a context that waits while too many other requests of the same person or address are answered."""
+        if "client" not in state:  # a static file
             return contextlib.nullcontext()
-        key = visitor.user_name or visitor.full_name or get_network(state["client"])
+        visitor: Visitor | None = state["visitor"]
+        name = visitor and (visitor.user_name or visitor.full_name)
+        key = name or get_network(state["client"])
         turns = self._turns.get(key)
         if turns is None:
             turns = self._turns[key] = asyncio.Semaphore(MAX_AT_ONCE)

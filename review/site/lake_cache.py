@@ -207,7 +207,14 @@ class LakeCache:
         """Empty all caches if a run's manifest was replaced: rows may have been erased, and must not stay in memory."""
         with self._lock:
             if any(runs.get(name) != version for name, version in self._versions.items()):
-                for cache in (self.pictures, self.reports, self._results, self._connections, self._corpora):
+                for cache in (
+                    self.pictures,
+                    self.small_views,
+                    self.reports,
+                    self._results,
+                    self._connections,
+                    self._corpora,
+                ):
                     cache.clear()
                 self._all_runs.clear()
             self._versions = runs

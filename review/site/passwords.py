@@ -10,7 +10,7 @@ from review.site.sessions import Throttle, get_network
 from review.site.users import User, authenticate, normalize_name
 
 MAX_WAITING: Final = 16
-"""Number of sign-ins, and of signatures, that may wait for their hash, including the one that is hashed."""
+"""Number of passwords of each kind that may wait for their hash, including the one that is hashed."""
 MAX_WAITING_PER_ADDRESS: Final = 4
 MAX_WAITING_PER_NAME: Final = 2
 _BUSY_SECONDS: Final = 5
@@ -26,13 +26,13 @@ class ThrottledError(Exception):
 
 
 class Passwords:
-    """Checks of passwords of one server, one sign-in and one signature at a time. Methods run in its event loop."""
+    """Checks of passwords of one server, one of each kind at a time. Methods run in its event loop."""
 
     def __init__(self) -> None:
         """Create checks without recorded attempts."""
         self.throttle = Throttle()
-        # Strangers who sign in do not delay those who sign.
-        self._pools = {kind: ThreadPoolExecutor(1, f"password-{kind}") for kind in ("sign-in", "signature")}
+        # Strangers who sign in delay neither those who sign, nor those who sign in where they have done so before.
+        self._pools = {kind: ThreadPoolExecutor(1, f"password-{kind}") for kind in ("stranger", "known", "signature")}
         self._waiting: Counter[tuple[str, ...]] = Counter()
 
     async def check(self, users: Mapping[str, User], name: str, password: str, address: str | None) -> User | None:
@@ -42,9 +42,9 @@ class Passwords:
         on this user's signatures count, so that nobody else can prevent the user from signing.
         """
         name = normalize_name(name)
-        kind = "sign-in" if address else "signature"
+        kind = "signature" if address is None else "known" if self.throttle.is_known(name, address) else "stranger"
         limits = {(kind,): MAX_WAITING, (kind, "name", name): MAX_WAITING_PER_NAME}
-        if address:
+        if address is not None:
             limits[kind, "address", get_network(address)] = MAX_WAITING_PER_ADDRESS
         if any(self._waiting[key] >= limit for key, limit in limits.items()):
             raise ThrottledError(_BUSY_SECONDS)

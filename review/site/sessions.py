@@ -13,6 +13,7 @@ from cachetools import TLRUCache, TTLCache
 
 _MAX_ENTRIES = 10_000  # sessions, and keys of the throttle, so that nobody can fill the memory
 _THROTTLE_SECONDS = 3600.0
+_KNOWN_SECONDS = 30 * 86_400.0
 IDLE_SECONDS = 30 * 60.0
 """Seconds without a request after which a user is signed out."""
 SESSION_SECONDS = 12 * 3600.0
@@ -84,15 +85,21 @@ class Throttle:
     """Throttle of password attempts, by user name and by client address.
 
     The first attempts are free; after them, each attempt doubles the wait. Attempts from many addresses delay the owner
-    of a name only late and briefly, so that nobody can lock out somebody else. Signatures of a signed-in user are
-    counted separately, with None as their address.
+    of a name only late and briefly, and not where the owner has signed in before, so that nobody can lock out somebody
+    else. Signatures of a signed-in user are counted separately, with None as their address.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         """Create a throttle without recorded attempts."""
         self._clock = clock
         self._attempts: TTLCache[_Key, tuple[int, float]] = TTLCache(_MAX_ENTRIES, _THROTTLE_SECONDS, clock)
+        self._known: TTLCache[tuple[str, str], bool] = TTLCache(_MAX_ENTRIES, _KNOWN_SECONDS, clock)
         self._lock = threading.Lock()
+
+    def is_known(self, name: str, address: str | None) -> bool:
+        """Return whether the user has signed in from this address before."""
+        with self._lock:
+            return address is not None and (_normalize(name), get_network(address)) in self._known
 
     def admit(self, name: str, address: str | None) -> float:
         """Return seconds to wait, or 0 to admit an attempt, which counts as failed until `record_success` is called."""
@@ -108,6 +115,8 @@ class Throttle:
         """Reset the count for this combination of name and address; attempts on other combinations still count."""
         together, *separate = self._list_keys(name, address)
         with self._lock:
+            if address is not None:
+                self._known[_normalize(name), get_network(address)] = True
             self._attempts.pop(together, None)
             for key in separate:
                 count, last = self._attempts.pop(key, (0, 0.0))
@@ -115,12 +124,15 @@ class Throttle:
                     self._attempts[key] = count - 1, last
 
     def _list_keys(self, name: str, address: str | None) -> list[_Key]:
-        name = name.strip().casefold()[:64]
+        is_known, name = self.is_known(name, address), _normalize(name)
         if address is None:
             return [_Key(5, 900.0, "signing", name)]
         network = get_network(address)
+        together = _Key(5, 900.0, "name and address", name, network)
+        if is_known:
+            return [together]
         return [
-            _Key(5, 900.0, "name and address", name, network),
+            together,
             _Key(50, 30.0, "name", name),
             _Key(30, 60.0, "address", network=network),
         ]
@@ -131,10 +143,15 @@ class Throttle:
         return 0.0 if excess < 0 else last + min(2.0 ** min(excess, 20), key.max_wait) - now
 
 
+def _normalize(name: str) -> str:
+    return name.strip().casefold()[:64]
+
+
 def get_network(address: str) -> str:
     """Return an IPv4 address as it is, and the /64 network of an IPv6 address, which one machine can use completely."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address
-    return str(ipaddress.ip_network((int(parsed), 64), strict=False)) if parsed.version == 6 else address
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+    return str(ipaddress.ip_network((int(parsed), 64), strict=False)) if parsed.version == 6 else str(parsed)

@@ -8,6 +8,7 @@ import pytest
 
 from review.site import connections, passwords
 from review.site.passwords import MAX_WAITING_PER_ADDRESS
+from review.site.sessions import get_network
 
 from .conftest import PASSWORD
 
@@ -22,7 +23,7 @@ def hashing(monkeypatch):
     release, authenticate = threading.Event(), passwords.authenticate
 
     def wait_and_authenticate(*arguments):
-        if threading.current_thread().name.startswith("password-sign-in"):
+        if threading.current_thread().name.startswith("password-stranger"):
             assert release.wait(120)
         return authenticate(*arguments)
 
@@ -73,6 +74,28 @@ def test_sign_ins_are_limited_by_name_and_in_total(serve, users_file, hashing):
     assert sum(attempt.result().status == 401 for attempt in same_name) == passwords.MAX_WAITING_PER_NAME
     assert sum(attempt.result().status == 401 for attempt in attempts) == passwords.MAX_WAITING
     assert site.post("/sign-in", sign_in_form("ada", PASSWORD)).status == 303
+
+
+def test_strangers_do_not_keep_a_user_from_signing_in_where_the_user_did_before(serve, users_file, hashing):
+    site = serve(users=users_file, proxy_from=("127.0.0.1",))
+    home = {"X-Forwarded-For": "192.0.2.1"}
+    site.access.passwords.throttle.record_success("ada", "192.0.2.1")
+    with ThreadPoolExecutor(80) as pool:
+        attempts = [
+            pool.submit(site.post, "/sign-in", sign_in_form("ada"), {"X-Forwarded-For": f"198.51.{number}.1"})
+            for number in range(60)
+        ]
+        while sum(attempt.done() for attempt in attempts) < 60 - passwords.MAX_WAITING_PER_NAME:
+            wait([attempt for attempt in attempts if not attempt.done()], 0.05, "FIRST_COMPLETED")
+        assert site.post("/sign-in", sign_in_form("ada", PASSWORD), home).status == 303
+        hashing.set()
+    statuses = [site.post("/sign-in", sign_in_form("ada"), home).status for _ in range(7)]
+    assert statuses == [401] * 5 + [429] * 2  # known or not, passwords cannot be guessed there
+
+
+def test_ipv4_addresses_in_ipv6_form_are_not_one_network():
+    assert len({get_network(f"::ffff:192.0.2.{number}") for number in range(9)}) == 9
+    assert get_network("::ffff:192.0.2.1") == get_network("192.0.2.1")
 
 
 def test_wrong_signatures_are_answered_429_and_keep_the_form(serve, users_file):

@@ -3,12 +3,9 @@
 import hashlib
 import io
 import json
-import re
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime
-from functools import cache
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ import stores
 from sql.manifest import read_manifests, warn_damaged
 from sql.queries import query_names, query_text, schema
 from sql.tables import TABLES, Connection, Tables
+from sql.views import define_views, prepare_views
 from stores import LakeError, Root, ledger
 
 LEDGER_TABLES = {
@@ -157,8 +155,10 @@ def connect(
     _define_decisions(connection, lake, records_of_people)
     for name in query_names("macros"):
         connection.execute(query_text(f"macros/{name}"))
-    _define_views(connection)
-    tables.remove_stubs()
+    prepare_views(connection)
+    if tables.has_stubs:  # views must be defined while the stubs exist
+        define_views(connection, None)
+        tables.remove_stubs()
     quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in readable)  # SET takes no parameters
     connection.execute(f"SET {kind} = [{quoted}]")
     connection.execute("SET enable_external_access = false")
@@ -175,23 +175,6 @@ def _open_database(memory: str | None, threads: int | None) -> Connection:
         ((used,),) = connection.execute("SELECT current_setting('threads')").fetchall()
         connection.execute(f"SET memory_limit = '{_MEBIBYTES * (1 + used)}MiB'")
     return connection
-
-
-def _define_views(connection: Connection) -> None:
-    """Define a view for each stored table, then the views in the SQL files of `views/`, which may read each other."""
-    for table in set(query_names("schema")).difference(query_names("views")):
-        connection.execute(f"CREATE VIEW {table} AS SELECT * FROM stored.{table}")  # noqa: S608  # a name of ours
-    for name in _sort_views():
-        connection.execute(query_text(f"views/{name}"))
-
-
-@cache
-def _sort_views() -> list[str]:
-    """Return the names of the SQL files in `views/`, in topological order: each view after the views that it reads."""
-    reads = {
-        name: set(re.findall(r"(?:FROM|JOIN) (\w+)", query_text(f"views/{name}"))) for name in query_names("views")
-    }
-    return [name for name in TopologicalSorter(reads).static_order() if name in reads]
 
 
 def _run_row(record: Mapping[str, Any]) -> dict[str, Any]:

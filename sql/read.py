@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from sql.queries import query_text
 from sql.tables import Connection, list_damage, repair
+from sql.views import define_views
 from stores import InputError
 
 _BATCH = 2**17
@@ -39,7 +40,7 @@ def rows(connection: Connection, name: str, **parameters: Any) -> list[dict[str,
 def table(connection: Connection, name: str, **parameters: Any) -> pa.Table:
     """Run a query of this package, and return its rows as an Arrow table. See `rows` for the arguments."""
     text = query_text(name)
-    return _execute(connection, lambda cursor: cursor.sql(text, params=parameters or None).to_arrow_table())
+    return _execute(connection, text, lambda cursor: cursor.sql(text, params=parameters or None).to_arrow_table())
 
 
 def batches(connection: Connection, name: str, **parameters: Any) -> Iterator[pa.Table]:
@@ -52,7 +53,7 @@ def batches(connection: Connection, name: str, **parameters: Any) -> Iterator[pa
         def run(cursor: Connection) -> pa.RecordBatchReader:
             return cursor.sql(query_text(name), params=parameters or None).to_arrow_reader(_BATCH)
 
-        for batch in _execute(connection, run, stack):
+        for batch in _execute(connection, query_text(name), run, stack):
             yield pa.Table.from_batches([batch])
 
 
@@ -64,7 +65,7 @@ def materialize(connection: Connection, view: str) -> None:
         view: Name of the view.
     """
     text = f'CREATE TABLE main.computed AS FROM "{view}"; DROP VIEW "{view}"; ALTER TABLE computed RENAME TO "{view}"'
-    _execute(connection, lambda cursor: cursor.execute(text))
+    _execute(connection, text, lambda cursor: cursor.execute(text))
 
 
 def read(connection: Connection, text: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -116,7 +117,7 @@ def read_table(
         return (result if most_rows is None else result.limit(most_rows)).to_arrow_table()
 
     try:
-        return _check_dates(_spell_intervals(_execute(connection, run)))
+        return _check_dates(_spell_intervals(_execute(connection, text, run)))
     except duckdb.Error as error:
         raise QueryError(f"query: {error}") from error
 
@@ -172,8 +173,10 @@ def _dictionaries(result: pa.Table, **options: Any) -> list[dict[str, Any]]:
     return [dict(zip(result.column_names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def _execute(connection: Connection, run: Callable[[Connection], _Result], stack: ExitStack | None = None) -> _Result:
-    """Call `run` with a new cursor, and return its result. The cursor is closed afterwards, or by `stack`.
+def _execute(
+    connection: Connection, text: str, run: Callable[[Connection], _Result], stack: ExitStack | None = None
+) -> _Result:
+    """Call `run` with a new cursor to run the query `text`. The cursor is closed afterwards, or by `stack`.
 
     If the query fails because tables of a remote lake are not downloaded, or because a run is damaged, `run` is called
     again with the tables, or without the damaged run. Raises LakeError if that run cannot be left out.
@@ -181,6 +184,7 @@ def _execute(connection: Connection, run: Callable[[Connection], _Result], stack
     while True:
         left_out = len(list_damage(connection))
         try:
+            define_views(connection, text)
             with ExitStack() as closing:
                 return run((stack or closing).enter_context(connection.cursor()))
         except duckdb.Error as error:

@@ -77,7 +77,6 @@ class Tables:
             stores.fetch_all(lake, {each["path"]: each["sha256"] for table in TABLES for each in self.entries[table]})
         self._lake = lake
         self._runs = len(records)
-        self._views: set[str] = set()
         self._stub_prefix = uuid.uuid4().hex
         self._lock = threading.Lock()
         local = {table for table in TABLES if all(self._path(each).is_file() for each in self.entries[table])}
@@ -89,6 +88,11 @@ class Tables:
             pq.write_table(schema(table).empty_table(), self._stub(table))
         self._define(connection, TABLES)
         _tables[connection] = self
+
+    @property
+    def has_stubs(self) -> bool:
+        """Whether views of tables read a stub."""
+        return bool(self._missing)
 
     def remove_stubs(self) -> None:
         """Remove the stubs, once all views are defined."""

@@ -257,3 +257,23 @@ def test_a_materialized_view_has_the_same_rows(complete_run):
         assert sql.read(connection, "SELECT count(*) AS n FROM duckdb_views() WHERE view_name = 'slice_shares'") == [
             {"n": 0}
         ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT count(*) FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal",
+        "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'main' AND table_type = 'VIEW'",
+    ],
+)
+def test_all_views_are_listed_although_each_is_defined_when_it_is_used(hand_written_run, text):
+    with sql.connect(hand_written_run.lake) as connection:
+        assert sql.read(connection, 'SELECT count(*) AS "number" FROM ALERTS') == [{"number": 0}]
+        ((number,),) = connection.sql("SELECT count(*) FROM duckdb_views() WHERE schema_name = 'main'").fetchall()
+        assert 1 <= number < len(sql.view_names())
+        assert [*sql.read(connection, text)[0].values()] == [len(sql.view_names())]
+
+
+def test_a_view_whose_name_a_query_composes_can_be_read(hand_written_run):
+    with sql.connect(hand_written_run.lake) as connection:
+        assert sql.read(connection, "SELECT count(*) AS n FROM query_table('ale' || 'rts')") == [{"n": 0}]

@@ -29,10 +29,8 @@ class _Views:
         with self._lock:
             if not self._pending:
                 return
-            if text is None or _CATALOG.search(text):
-                needed = set(self._pending)
-            else:
-                needed = _find_names(text.lower())
+            is_all = text is None or _CATALOG.search(text) is not None
+            needed = set(self._pending) if is_all else _find_names(text or "")
             for name in reversed(self._pending):
                 if name in needed:
                     needed |= _find_names(self._pending[name])
@@ -59,7 +57,7 @@ def define_views(connection: Connection, text: str | None) -> None:
 
 
 def _find_names(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text))
+    return set(re.findall(r"\w+", text.lower()))
 
 
 @cache

@@ -51,7 +51,7 @@ def prepare_views(connection: Connection) -> None:
 
 
 def define_views(connection: Connection, text: str | None) -> None:
-    """Define the views that the text of a query names (None: all), and those that they read, unless they are defined."""
+    """Define the views that the text of a query names (None: all), and those that they read."""
     if (views := _views.get(connection)) is not None:
         views.define(connection, text)
 

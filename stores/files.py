@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import logging
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ from stores.urls import Root, UrlError, advise, list_remote, parse_root, transla
 if TYPE_CHECKING:
     from upath import UPath
 
+log = logging.getLogger("m2ib_audit.files")
 _AZURE = {"abfs", "abfss", "az"}
 _ATOMIC = {"s3", "s3a", "gs", "gcs", "memory", *_AZURE}
 """Protocols of URLs whose storage has atomic uploads: readers never see an incomplete file."""
@@ -309,7 +311,8 @@ def write_atomically(path: Root) -> Iterator[Path]:
 def _write_local(path: Path, publish: Callable[[Path, Path], object] = Path.replace) -> Iterator[Path]:
     """Yield a temporary path for writing, and flush the file to disk when the block ends.
 
-    Then `publish` moves the temporary file (first argument) to the final path (second argument).
+    Then `publish` moves the temporary file (first argument) to the final path (second argument). From then on the file
+    is written: a failure to make its name durable is logged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -318,13 +321,22 @@ def _write_local(path: Path, publish: Callable[[Path, Path], object] = Path.repl
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         publish(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(directory)  # makes the new name durable
-        finally:
-            os.close(directory)
+            _flush_folder(path.parent)
+        except OSError as error:
+            log.warning("%s was written, but may be lost if the power fails now (%s)", path, error.strerror or error)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the names of files in a folder durable."""
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def write_bytes(path: Root, data: bytes) -> None:
@@ -364,9 +376,15 @@ def create_file(path: Root, data: bytes) -> bool:
                 "or an object store; move the lake to one of these"
             ) from error
         return True
-    with _describe_errors(path, "written"), contextlib.suppress(FileExistsError):
-        path.fs.pipe_file(path.path, data, mode="create")
-        return True
+    try:
+        with _describe_errors(path, "written"), contextlib.suppress(FileExistsError):
+            path.fs.pipe_file(path.path, data, mode="create")
+            return True
+    except LakeError:
+        with contextlib.suppress(OSError, LakeError):  # the response may be lost, although the object was created
+            if read_bytes(path) == data:
+                return True
+        raise
     # If a driver retries after a lost response, it may find the object that it created itself.
     return read_bytes(path) == data
 

@@ -14,6 +14,7 @@ random salt: without it, a short text could be guessed from its sha256. Records 
 
 import hashlib
 import json
+import logging
 import re
 import secrets
 import threading
@@ -52,6 +53,7 @@ ERASED = "[erased]"
 """Replacement of an erased text."""
 BEGINNING = "0" * 64
 """Value of `Record.prev` in the first record of a ledger."""
+log = logging.getLogger("m2ib_audit.ledger")
 _APPEND_ATTEMPTS = 1000
 _HEAD_ATTEMPTS = 50
 _NAME = re.compile(r"(\d{8,})\.json")
@@ -283,6 +285,9 @@ def append(
 ) -> Record:
     """Append a record to the ledger. Concurrent writers get different numbers.
 
+    Once the file of the record exists, the record counts. What fails afterwards, such as HEAD on a full disk, is
+    logged, and the next writer corrects it.
+
     Args:
         lake: Folder or URL of the lake.
         kind: One of `KINDS`.
@@ -304,6 +309,8 @@ def append(
             check(earlier)
         record, data = _build_record(earlier[-1] if earlier else None, kind, body, signer)
         try:
+            if earlier and not files.is_file(lake / FOLDER / HEAD):  # a ledger of several records needs HEAD
+                _write_head(lake, earlier[-1])
             if text is not None:
                 files.create_file(text_path(lake, sha256(text)), text)
             created = files.create_file(record_path(lake, record.number), data)
@@ -393,17 +400,19 @@ class _DuplicateError(Exception):
 
 
 def _update_head(lake: Root, record: Record) -> None:
-    """Let HEAD point to a new record, unless another writer has already appended a later one. Raises LakeError."""
-    if files.is_file(record_path(lake, record.number + 1)):
-        return
+    """Let HEAD point to a new record, unless another writer has already appended a later one; log a failure."""
     try:
-        head = {"number": record.number, "sha256": record.sha256}
-        files.write_bytes(lake / FOLDER / HEAD, canonical_json(head))
-    except OSError as error:
-        raise LakeError(
-            f"ledger: record {record.number} was written, but HEAD was not ({error.strerror or error}); free "
-            "disk space or correct the permissions, but do not repeat the command: the next record corrects HEAD"
-        ) from error
+        if not files.is_file(record_path(lake, record.number + 1)):
+            _write_head(lake, record)
+    except (OSError, LakeError) as error:
+        log.warning(
+            "ledger: record %d was written, but HEAD was not (%s); free disk space or correct the permissions, but do "
+            "not repeat the command: the next record corrects HEAD", record.number, error,
+        )  # fmt: skip
+
+
+def _write_head(lake: Root, record: Record) -> None:
+    files.write_bytes(lake / FOLDER / HEAD, canonical_json({"number": record.number, "sha256": record.sha256}))
 
 
 def record_report(

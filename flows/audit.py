@@ -68,7 +68,7 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
     if base := run.read_manifest()["incremental"]:
         get_run_logger().info("run %s %s", run.run_id, base)
     metrics = serve_metrics(config.run.metrics, [model.device for model in models])
-    with metrics, run_lifecycle(run, config.notify, signer) as stage:
+    with metrics, run_lifecycle(run, config.notify, signer, config.ledger.head_file) as stage:
         if seconds := seconds_since_start():
             stage.add("start", seconds)
         try:
@@ -76,7 +76,7 @@ def audit(config: AuditConfig, resume: str | None = None) -> AuditResult:
         finally:
             clear_images(run)
             clear_samples(run)
-    return conclude(run, signer)
+    return conclude(run, signer, config.ledger.head_file)
 
 
 def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], stage: Stages) -> None:
@@ -142,7 +142,9 @@ def _announce_duration(run: Run, pairs: int, seconds: float, devices: int) -> No
     records = sql.read_manifests(run.lake)
     audits = sql.audit_ids(records)
     earlier = [
-        record for record in records if sql.is_complete(record) and audits[record["run_id"]] == audits[run.run_id]
+        record
+        for record in records
+        if sql.is_complete(record) and sql.is_trusted(record) and audits[record["run_id"]] == audits[run.run_id]
     ]
     if earlier and (spent := earlier[-1].get("stage_seconds")):
         others = sum(spent.values()) - spent.get("attribute", 0)

@@ -15,11 +15,13 @@ from flows.engines import check_engine
 from flows.provenance import code_version, environment
 from review.presentation.formatting import format_audit, format_count
 from stores import Root
+from stores.run_records import describe_unrecorded, read_recorded
 from tasks.custom_rules import check_rules
 from tasks.errors import BadInputError, ResumeError
 from tasks.inputs import load_corpus, load_model
 from tasks.lake.finished import drop_damaged_files
 from tasks.lake.incremental import NO_BASE, find_base
+from tasks.lake.journal import record_run_begin
 from tasks.lake.lock import lock_run, remove_temporary_files
 from tasks.lake.run import Run
 from tasks.regions import load_detectors
@@ -60,7 +62,11 @@ def begin(config: AuditConfig, models: Sequence[ModelConfig], resume: str | None
         ResumeError: The run to resume is unknown or complete, or began with different settings.
     """
     facts = _check_and_describe(config, models)
-    run = _create(config, facts) if resume is None else _reopen(config.lake.root, resume, facts)
+    if resume is None:
+        run = _create(config, facts)
+        record_run_begin(run, config.ledger.signer())
+    else:
+        run = _reopen(config.lake.root, resume, facts)
     for listener in _listeners:
         listener(run)
     return run
@@ -104,8 +110,7 @@ def rule_digests(custom_rules: Mapping[str, str]) -> dict[str, str]:
 
 def code_facts() -> dict[str, Any]:
     """Return what the manifest of a new run stores about this program, such as its version."""
-    # chained: the end of the run must be in the lake's ledger; `m2ib-audit verify` reports a run without a record.
-    return {"code_version": code_version(), "environment": environment(), "chained": True}
+    return {"code_version": code_version(), "environment": environment()}
 
 
 def _create(config: AuditConfig, facts: dict[str, Any]) -> Run:
@@ -176,6 +181,8 @@ def _reopen(lake: Root, run_id: str, facts: Mapping[str, Any]) -> Run:
         raise ResumeError(f"resume: got {run_id!r}, expected an unfinished run of {lake}, which has: {known}")
     run, before = Run(lake, run_id), records[run_id]
     _check_unfinished(before)
+    if not _may_resume(lake, before):
+        raise ResumeError(f"resume: run {run_id} {describe_unrecorded(lake, run_id)}")
     if changed := [key for key in _DECISIVE if before[key] != facts[key]]:
         raise ResumeError(f"resume: run {run_id} began with a different {', '.join(changed)}; start a new run instead")
     with lock_run(run):
@@ -184,6 +191,12 @@ def _reopen(lake: Root, run_id: str, facts: Mapping[str, Any]) -> Run:
         drop_damaged_files(run)
         run.update(status="running", reason=None, finished_at=None)
     return run
+
+
+def _may_resume(lake: Root, record: Mapping[str, Any]) -> bool:
+    """Return whether the ledger vouches for an unfinished run: a full disk may have prevented the record of its end."""
+    own = read_recorded(lake).runs.get(record["run_id"])
+    return sql.is_trusted(record) or (own is not None and not own.ends)
 
 
 def _is_final(record: Mapping[str, Any]) -> bool:
@@ -216,5 +229,5 @@ def find_run_of_flow(lake: Root, flow_run: str | None) -> str | None:
     Prefect restarts a flow run under the same id, for example when its worker was restarted.
     """
     records = sql.read_manifests(lake) if flow_run else []
-    begun = [record for record in records if record.get("flow_run") == flow_run]
+    begun = [record for record in records if record.get("flow_run") == flow_run and _may_resume(lake, record)]
     return begun[-1]["run_id"] if begun and not _is_final(begun[-1]) else None

@@ -51,7 +51,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "compact": lake.compact,
         "prune": lake.prune,
         "erase": erase.erase,
-        "key": {"new": reviewing.new_key},
+        "key": {"new": reviewing.new_key, "add": reviewing.add_key, "revoke": reviewing.revoke_key},
     },
 }
 """Commands by heading of the help; a value is the function of a command, or the functions of its subcommands."""

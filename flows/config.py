@@ -114,11 +114,17 @@ class ReviewConfig(settings.Section):
 
 
 class LedgerConfig(settings.Section):
-    """Signature of the run's records in the lake's ledger."""
+    """Signature of the run's records in the lake's ledger, and where its head is noted."""
 
     key: Path | None = Field(
         None,
         description="Private key that signs the run's records (see m2ib-audit key new). Relative to the AUDIT.toml.",
+    )
+
+    head_file: Path | None = Field(
+        None,
+        description="File outside of the lake to which each run appends the head of the ledger, for verify --head. "
+        "Relative to the AUDIT.toml.",
     )
 
     def signer(self) -> SigningKey | None:
@@ -311,7 +317,10 @@ def load(path: Path) -> AuditConfig:
     changes: dict[str, dict[str, Any]] = {
         "regions": {"masks": {name: absolute(mask) for name, mask in config.regions.masks.items()}},
         "alerts": {"rules": config.alerts.rules and absolute(config.alerts.rules)},
-        "ledger": {"key": config.ledger.key and absolute(config.ledger.key)},
+        "ledger": {
+            name: path and absolute(path)
+            for name, path in (("key", config.ledger.key), ("head_file", config.ledger.head_file))
+        },
     }
     if not is_url(config.corpus.path):
         changes["corpus"] = {"path": str(absolute(config.corpus.path))}

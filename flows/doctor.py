@@ -256,6 +256,13 @@ def check_lake(steps: NextSteps, is_named: bool) -> Iterator[Check]:
         return
     for run_id, reason in damage.items():
         yield Check("runs", FAILURE, f"run {run_id} is damaged: {reason}", steps.command("verify", run_id))
+    if unrecorded := [run["run_id"] for run in runs if not sql.is_trusted(run)]:
+        count = format_count(len(unrecorded), "run")
+        finding = f"the ledger lacks {count} as stored, such as {unrecorded[-1]}; nothing builds on them"
+        yield Check("records", WARNING, finding, steps.command("verify", "all"))
+    elif all(run["recorded"] is None for run in runs):
+        finding = "the ledger knows no run: an earlier release wrote this lake"
+        yield Check("records", WARNING, finding, steps.command("adopt", "all"))
     for run in runs:
         if run["status"] == "running":
             with suppress(ResumeError, OSError), lock_run(Run(lake, run["run_id"])):  # else a process works on it

@@ -7,6 +7,7 @@ import atexit
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from prefect import get_run_logger
 from prefect._internal.concurrency import threads
@@ -17,7 +18,7 @@ from review.report.html import ReportError, write_report
 from stores import Root, format_command
 from stores.keys import SigningKey
 from tasks.errors import GateError, ResumeError, ShardsError
-from tasks.lake.journal import record_report, record_run_end
+from tasks.lake.journal import note_head, record_report, record_run_end
 from tasks.lake.lock import lock_run
 from tasks.lake.run import REPORT, Run
 from tasks.messages import log_outcome, publish_outcome
@@ -57,8 +58,12 @@ class AuditResult:
 
 
 @contextlib.contextmanager
-def run_lifecycle(run: Run, notify: NotifyConfig, signer: SigningKey | None = None) -> Iterator[Stages]:
+def run_lifecycle(
+    run: Run, notify: NotifyConfig, signer: SigningKey | None = None, head_file: Path | None = None
+) -> Iterator[Stages]:
     """Lock a run while its stages run in the block; then notify people, and record its status.
+
+    `head_file` is where the head of the ledger is noted if the run fails; see `note_head`.
 
     Yields the timer of the stages: a resumed run adds to the times of its earlier attempts. Raises ResumeError if
     another process has locked the run, or has completed it in the meantime.
@@ -75,6 +80,7 @@ def run_lifecycle(run: Run, notify: NotifyConfig, signer: SigningKey | None = No
                 yield stages
         except BaseException as error:
             abort(run, error, notify, signer, stages)
+            note_head(run, head_file)
             raise
         if stages:
             get_run_logger().info("run %s: %s", run.run_id, format_seconds_per_stage(stages))
@@ -82,14 +88,17 @@ def run_lifecycle(run: Run, notify: NotifyConfig, signer: SigningKey | None = No
         record_run_end(run, signer)
 
 
-def conclude(run: Run, signer: SigningKey | None = None) -> AuditResult:
+def conclude(run: Run, signer: SigningKey | None = None, head_file: Path | None = None) -> AuditResult:
     """Write the report of a run whose stages have ended, and return the run's result.
+
+    `head_file` is where the head of the ledger is noted then; see `note_head`.
 
     Raises GateError if a gate stopped the run, and ShardsError if it completed but some shards failed.
     """
     record = run.read_manifest()
     counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}
     result = AuditResult(run.run_id, record["status"], record["reason"], report=_write_report(run, signer), **counts)
+    note_head(run, head_file)
     publish_outcome(run)
     log_outcome(run)
     if result.status == "stopped":

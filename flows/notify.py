@@ -163,7 +163,8 @@ def list_open_alerts(lake: Root, recipient: Recipient | None) -> list[tuple[Run,
 
     Without a recipient, those that nobody was notified of. Runs without such alerts are left out.
     """
-    newest = {sql.audit_id(row): row["run_id"] for row in sql.read_manifests(lake) if sql.is_complete(row)}
+    complete = [row for row in sql.read_manifests(lake) if sql.is_complete(row) and sql.is_trusted(row)]
+    newest = {sql.audit_id(row): row["run_id"] for row in complete}
     found = []
     for run_id in newest.values():
         with sql.connect(lake, run_id, with_decisions=True) as connection:

@@ -16,6 +16,8 @@ from flows.begin import code_facts, new_run_id, rule_digests
 from flows.config import AuditConfig, LakeConfig, LakePath, LedgerConfig, config_digest
 from flows.lifecycle import AuditResult, conclude, run_lifecycle
 from stores import Root
+from stores.keys import SigningKey
+from stores.run_records import describe_unrecorded
 from tasks.alert import alert
 from tasks.carry_over import carry_over_tests, copy_attributions
 from tasks.cluster import cluster
@@ -23,6 +25,7 @@ from tasks.custom_rules import check_rules, read_rules
 from tasks.errors import BadInputError
 from tasks.flag import flag
 from tasks.lake.incremental import NO_BASE
+from tasks.lake.journal import record_run_begin
 from tasks.lake.run import Run
 from tasks.notify import notify_failed_start, update_history
 from tasks.phrases import phrases
@@ -69,13 +72,13 @@ def reflag(
     root = LakeConfig(path=lake).root
     try:
         signer = ledger.signer()
-        run, earlier, custom_rules = begin_reflag(root, run_id, alerts, phrases)
+        run, earlier, custom_rules = begin_reflag(root, run_id, alerts, phrases, signer)
     except Exception as error:
         notify_failed_start(_describe_audit(root, run_id), str(error), notify)
         raise
-    with run_lifecycle(run, notify, signer) as stage:
+    with run_lifecycle(run, notify, signer, ledger.head_file) as stage:
         _run_pipeline(run, earlier, alerts, custom_rules, phrases, stage)
-    return conclude(run, signer)
+    return conclude(run, signer, ledger.head_file)
 
 
 def _run_pipeline(
@@ -115,7 +118,7 @@ def _run_pipeline(
 
 
 def begin_reflag(
-    lake: Root, run_id: str, alerts: AlertsConfig, phrases: PhrasesConfig
+    lake: Root, run_id: str, alerts: AlertsConfig, phrases: PhrasesConfig, signer: SigningKey | None = None
 ) -> tuple[Run, Run, dict[str, str]]:
     """Create a run that re-flags a complete run; return both runs, and the SQL text of each custom rule by name."""
     record = complete_run(lake, run_id)
@@ -141,6 +144,7 @@ def begin_reflag(
             "rules": rule_digests(custom_rules),
         }
     )
+    record_run_begin(run, signer)
     return run, earlier, custom_rules
 
 
@@ -160,6 +164,8 @@ def complete_run(lake: Root, run_id: str, audit_id: str | None = None) -> dict[s
         raise BadInputError(
             f"reflag: got {run_id!r}, expected a complete run of {lake}, which has: {', '.join(complete) or 'none'}"
         )
+    if not sql.is_trusted(complete[run_id]):
+        raise BadInputError(f"reflag: run {run_id} {describe_unrecorded(lake, run_id)}")
     return complete[run_id]
 
 

@@ -21,6 +21,7 @@ from sql.lake import (
     audit_ids,
     connect,
     is_complete,
+    is_trusted,
     latest_run,
 )
 from sql.manifest import is_run_id, manifest_sha256, parse_manifest, read_manifests
@@ -53,6 +54,7 @@ __all__ = [
     "describe_view",
     "is_complete",
     "is_run_id",
+    "is_trusted",
     "latest_run",
     "list_damage",
     "manifest_sha256",

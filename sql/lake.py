@@ -19,6 +19,7 @@ from sql.queries import query_names, query_text, schema
 from sql.tables import TABLES, Connection, Tables
 from sql.views import define_views, prepare_views
 from stores import LakeError, Root, ledger
+from stores.run_records import list_recorded
 
 LEDGER_TABLES = {
     "reviews": "review",
@@ -44,19 +45,29 @@ def is_complete(record: Mapping[str, Any]) -> bool:
     return record["status"] in COMPLETE
 
 
+def is_trusted(record: Mapping[str, Any]) -> bool:
+    """Return whether other runs, notifications and `latest` may refer to a run: not if it lacks its record.
+
+    Args:
+        record: A manifest from `read_manifests`, or a row of `runs`. Without `recorded` the ledger was not read, or it
+            knows no run of the lake.
+    """
+    return record.get("recorded") is not False
+
+
 def latest_run(records: Iterable[Mapping[str, Any]], complete: bool = False) -> tuple[str | None, str | None]:
     """Return the id of the run that `latest` means, and the id of the newest run if that is another one.
 
-    `latest` is the newest run that was not pruned. For what needs a complete run, it is the newest complete one. An id
-    is None if there is no such run.
+    `latest` is the newest run that was not pruned and does not lack its record in the ledger. For what needs a complete
+    run, it is the newest complete one. An id is None if there is no such run.
 
     Args:
-        records: Manifests, or rows of `runs`, in any order.
+        records: Manifests, or rows of `runs`, from oldest to newest.
         complete: Whether a complete run is needed.
     """
-    kept = {record["run_id"]: record for record in records if record["status"] != PRUNED}
-    latest = max((run_id for run_id in kept if not complete or is_complete(kept[run_id])), default=None)
-    newest = max(kept, default=None)
+    kept = [record for record in records if record["status"] != PRUNED]
+    usable = [record["run_id"] for record in kept if is_trusted(record) and (not complete or is_complete(record))]
+    latest, newest = (run_ids[-1] if run_ids else None for run_ids in (usable, [each["run_id"] for each in kept]))
     return latest, None if newest == latest else newest
 
 
@@ -75,14 +86,14 @@ def audit_ids(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     """Return the audit id of each run. Runs without a name can belong to a named audit.
 
     They do if the named audit continues theirs: it has a run of the same corpus and model, or `[audit] continues` says
-    so. If several audits do, the one whose run was the first has them.
+    so. If several audits do, the one whose run was the first has them. Runs that lack their record claim none.
 
     Args:
         records: Manifests, or rows of `runs`, of all runs of a lake, from oldest to newest.
     """
     records, continued = list(records), dict[str, str]()
     for record in records:
-        if record.get("audit"):
+        if record.get("audit") and is_trusted(record):
             for former in (audit_id({**record, "audit": None}), record.get("audit_continues")):
                 continued.setdefault(former or "", audit_id(record))
     own = {record["run_id"]: audit_id(record) for record in records}
@@ -124,20 +135,22 @@ def connect(
     """
     if isinstance(lake, Path):
         lake = lake.resolve()
-    damage: dict[str, str] | None = {} if run_id is None else None
-    records = read_manifests(lake, run_id, also, damage)
-    for name, reason in (damage or {}).items():
-        warn_damaged(name, reason)
-    if manifest is not None:
-        records = [dict(manifest) if record["run_id"] == run_id else record for record in records]
-    if not (lake.is_dir() if isinstance(lake, Path) else records or damage or run_id is not None):
-        raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
+        _require(lake.is_dir(), lake)
     records_of_people: list[ledger.Record] = []
+    known = None
     if run_id is None if with_decisions is None else with_decisions:
         try:
             records_of_people = ledger.read_texts(lake, ledger.read_records(lake))
         except OSError as error:
             raise LakeError(f"ledger: a record cannot be read ({error}); restore it from a backup") from error
+        known = list_recorded(records_of_people)
+    damage: dict[str, str] | None = {} if run_id is None else None
+    records = read_manifests(lake, run_id, also, damage, known)
+    for name, reason in (damage or {}).items():
+        warn_damaged(name, reason)
+    if manifest is not None:
+        records = [dict(manifest) if record["run_id"] == run_id else record for record in records]
+    _require(isinstance(lake, Path) or bool(records or damage) or run_id is not None, lake)
     connection = _open_database(memory, threads)
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("CREATE SCHEMA stored")
@@ -150,8 +163,14 @@ def connect(
     else:
         kind = "allowed_paths"
         readable = [stores.copy_path(entry["sha256"]) for table in TABLES for entry in tables.entries[table]]
-    audits = audit_ids(records)
-    _insert(connection, "runs", [_run_row(record) | {"audit_id": audits[record["run_id"]]} for record in records])
+    audits, opened = audit_ids(records), [record["run_id"] for record in records]
+    order = {name: place for place, name in enumerate(known.sort({*known.runs, *opened}) if known else opened, start=1)}
+    _insert(connection, "run_order", [{"run_id": name, "sequence": place} for name, place in order.items()])
+    rows = [
+        _run_row(record) | {"audit_id": audits[name], "sequence": order[name]}
+        for name, record in zip(opened, records, strict=True)
+    ]
+    _insert(connection, "runs", rows)
     _define_decisions(connection, lake, records_of_people)
     for name in query_names("macros"):
         connection.execute(query_text(f"macros/{name}"))
@@ -164,6 +183,11 @@ def connect(
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     return connection
+
+
+def _require(exists: bool, lake: Root) -> None:
+    if not exists:
+        raise LakeError(f"lake: no folder at {lake}; run an audit first, or name the lake with --lake")
 
 
 def _open_database(memory: str | None, threads: int | None) -> Connection:

@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 import stores
-from stores import LakeError, Root
+from stores import LakeError, Root, ledger
+from stores.run_records import RecordedRuns, read_recorded
 
 MANIFEST = "manifest.json"
 _log = logging.getLogger(__name__)
@@ -234,9 +235,16 @@ def manifest_sha256(lake: Root, run_id: str) -> str:
 
 
 def read_manifests(
-    lake: Root, run_id: str | None = None, also: Collection[str] = (), damage: dict[str, str] | None = None
+    lake: Root,
+    run_id: str | None = None,
+    also: Collection[str] = (),
+    damage: dict[str, str] | None = None,
+    known: RecordedRuns | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the manifests of a lake's runs, sorted by run id, so from oldest to newest.
+    """Return the manifests of a lake's runs, from oldest to newest: in the order of the ledger.
+
+    The key `recorded` states whether the ledger has the manifest (see `stores.run_records`); None if that is unknown,
+    because the ledger was not read or knows no run.
 
     Args:
         lake: Folder or URL of the lake.
@@ -244,6 +252,7 @@ def read_manifests(
         also: Further runs to read. Ignored without `run_id`.
         damage: Damaged runs are left out, and the reason is stored here by run id. Default: they are left out with a
             warning in the log if all runs are read.
+        known: The runs that the ledger knows. Default: read them, unless runs are named, which are sorted by id then.
 
     Raises:
         LakeError: The lake cannot be read, or the manifest of a run that was named is damaged.
@@ -251,13 +260,19 @@ def read_manifests(
     run_ids = stores.list_folders(lake / "runs") if run_id is None else sorted({run_id, *also})
     if run_id is not None and (bad := [name for name in run_ids if not is_run_id(name)]):
         raise LakeError(f"run: got {bad[0]!r}, expected the id of a run; list them with m2ib-audit runs")
+    if known is None:
+        known = read_recorded(lake) if run_id is None else RecordedRuns({})
     faults: dict[Root, OSError] = {}
-    found = []
+    found = {}
     for path, data in stores.read_all((manifest_path(lake, name) for name in run_ids), faults):
         try:
             if path in faults:
                 raise faults[path]
-            found.append(parse_manifest(data, path.parent.name))
+            record = parse_manifest(data, path.parent.name)
+            digest = ledger.sha256(data) if known.runs else ""
+            found[record["run_id"]] = record | {
+                "recorded": known.is_recorded(record["run_id"], record["status"], digest)
+            }
         except (OSError, ValueError) as error:
             message = f"manifest {path}: it is invalid ({error}); restore it from a backup, or remove the run's folder"
             if damage is not None:
@@ -266,7 +281,7 @@ def read_manifests(
                 warn_damaged(path.parent.name, message)
             else:
                 raise LakeError(message) from error
-    return found
+    return [found[name] for name in known.sort(found)]
 
 
 def warn_damaged(run_id: str, reason: str) -> None:

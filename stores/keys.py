@@ -51,6 +51,10 @@ class PublicKey:
         """Identifier of the key: the first 32 hexadecimal digits of the sha256 of its raw bytes."""
         return hashlib.sha256(self.key.public_bytes_raw()).hexdigest()[:32]
 
+    def encode(self) -> str:
+        """Return the raw bytes of the key in base64, as a record of the ledger contains them."""
+        return base64.b64encode(self.key.public_bytes_raw()).decode()
+
     def verify(self, data: bytes, signature: str) -> bool:
         """Return whether a base64 signature of data was created with the matching private key."""
         from cryptography.exceptions import InvalidSignature
@@ -115,6 +119,25 @@ def load_key(path: Path) -> SigningKey:
     raise KeyFileError(
         f"key: {path} is not an Ed25519 private key in PEM without a password, expected one from `m2ib-audit key new`"
     )
+
+
+def parse_public_key(text: str) -> PublicKey:
+    """Parse a key from its raw bytes in base64. Raises KeyFileError if it is invalid."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        return PublicKey(Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True)))
+    except ValueError as error:
+        raise KeyFileError("key: got other text than an Ed25519 public key in base64; restore it") from error
+
+
+def load_public_keys(path: Path) -> list[PublicKey]:
+    """Read a public key from a file, or all from the files *.pub of a folder. Raises KeyFileError."""
+    if not path.is_dir():
+        return [load_public_key(path)]
+    if not (files := sorted(path.glob("*.pub"))):
+        raise KeyFileError(f"key: the folder {path} has no file *.pub, expected public keys; choose another folder")
+    return [load_public_key(file) for file in files]
 
 
 def load_public_key(path: Path) -> PublicKey:

@@ -34,9 +34,22 @@ from stores.urls import Root
 
 FOLDER = "ledger"
 HEAD = "HEAD"
-KINDS = ("run", "rewrite", "report", "notification", "review", "countersign", "sign_off", "name")
+KINDS = (
+    "begun",
+    "run",
+    "rewrite",
+    "report",
+    "notification",
+    "review",
+    "countersign",
+    "sign_off",
+    "name",
+    "key",
+    "key_revoked",
+)
 """Kinds of records.
 
+- `begun`: a run began
 - `run`: a run ended
 - `rewrite`: the files of a run were compacted or pruned, or pairs were erased
 - `report`: a report of a run was written
@@ -45,6 +58,8 @@ KINDS = ("run", "rewrite", "report", "notification", "review", "countersign", "s
 - `countersign`: a second person signed a review or a sign-off
 - `sign_off`: a person signed off a run
 - `name`: a person named a recurring overlay
+- `key`: a key that signs records was introduced
+- `key_revoked`: a key was revoked from a time on
 """
 TEXTS = "texts"
 TEXT_FIELDS = {"review": "reason", "countersign": "statement", "sign_off": "statement", "name": "name"}
@@ -469,16 +484,3 @@ def _build_record(
 def select_kinds(records: Iterable[Record], *kinds: str) -> list[Record]:
     """Return the records of the given kinds (of `KINDS`), in the order of `records`."""
     return [record for record in records if record.kind in kinds]
-
-
-def expects_record(manifest: Mapping[str, Any], records: Sequence[Record]) -> bool:
-    """Return whether the ledger should contain a record about the end of a run. `records` are those of the ledger.
-
-    It should if the run's manifest has the flag `chained`, or if the run started after the first record was written.
-    """
-    if manifest.get("chained"):
-        return True
-    try:
-        return bool(records) and datetime.fromisoformat(manifest["started_at"]) > records[0].time
-    except (KeyError, TypeError, ValueError):  # the start time is unknown
-        return bool(records)

@@ -34,20 +34,24 @@ def _find_neighbors(run: Run) -> tuple[str | None, bool]:
     """Return the previous complete run of the same audit, or None, and whether a later run of it is complete.
 
     A run made by re-flagging is compared with the run whose attributions it copied. Later runs are not compared with a
-    run made by re-flagging.
+    run made by re-flagging, nor with a run that the ledger lacks.
     """
     records = {record["run_id"]: record for record in sql.read_manifests(run.lake)}
     audits = sql.audit_ids(records.values())
     series = [
         run_id
         for run_id, record in records.items()
-        if sql.is_complete(record) and not record.get("reflags") and audits[run_id] == audits[run.run_id]
+        if sql.is_complete(record)
+        and sql.is_trusted(record)
+        and not record.get("reflags")
+        and audits[run_id] == audits[run.run_id]
     ]
     place = run.run_id
     while (reflags := records.get(place, {}).get("reflags")) and reflags < place:  # a forged run may name itself
         place = reflags
-    earlier = [run_id for run_id in series if run_id <= place and run_id != run.run_id]
-    return max(earlier, default=None), any(run_id > place for run_id in series)
+    order = {run_id: number for number, run_id in enumerate(records)}
+    earlier = [run_id for run_id in series if order[run_id] <= order[place] and run_id != run.run_id]
+    return earlier[-1] if earlier else None, any(order[run_id] > order[place] for run_id in series)
 
 
 def _match_numbered_names(run: Run, previous: str) -> list[dict[str, Any]]:

@@ -95,7 +95,11 @@ class Outbox:
             row["life_id"] for row in self._run.iter_rows("lives", ["life_id", "life"]) if row["life"] == "resolved"
         }
         audit = sql.audit_id(self._run.read_manifest())
-        own = {row["run_id"]: row for row in sql.read_manifests(self._run.lake) if sql.audit_id(row) == audit}
+        own = {
+            row["run_id"]: row
+            for row in sql.read_manifests(self._run.lake)
+            if sql.audit_id(row) == audit and (sql.is_trusted(row) or row["run_id"] == self._run.run_id)
+        }
         for row in self._failed:
             if row["recipient"] != recipient.block or row["run_id"] not in own:
                 continue

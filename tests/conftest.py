@@ -64,6 +64,16 @@ def pair_id_of(number):
     return f"pair-{number:04d}"
 
 
+class RecordedRun(Run):
+    """A run whose end is recorded in the ledger, as an audit does."""
+
+    def finish(self, *arguments, **facts):
+        from tasks.lake.journal import record_run_end
+
+        super().finish(*arguments, **facts)
+        record_run_end(self)
+
+
 class HandWrittenRun(Run):
     """A run whose rows are given by hand, for tests of what comes after them."""
 
@@ -344,7 +354,8 @@ def begin_pipeline():
     def start(config):
         from flows.begin import begin
 
-        return Pipeline(begin(config, config.models(), None), config)
+        run = begin(config, config.models(), None)
+        return Pipeline(RecordedRun(run.lake, run.run_id), config)
 
     return start
 
@@ -364,7 +375,7 @@ def phantom_audit(shared_phantom_audit, tmp_path):
     shutil.copytree(shared_phantom_audit.run.lake, copy)
     config = shared_phantom_audit.config
     config = config.model_copy(update={"lake": config.lake.model_copy(update={"path": copy})})
-    return Pipeline(Run(copy, shared_phantom_audit.run.run_id), config)
+    return Pipeline(RecordedRun(copy, shared_phantom_audit.run.run_id), config)
 
 
 @pytest.fixture

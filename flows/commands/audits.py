@@ -19,6 +19,7 @@ from flows import START
 from flows.commands import output
 from flows.server import start_server
 from stores import Root, format_command
+from stores.run_records import describe_unrecorded
 
 NotifyOption = Annotated[
     bool, typer.Option("--notify", help="Notify the recipients that `notify` has set up, as runs of deployments do.")
@@ -313,6 +314,8 @@ def alerts(
         return
     for audited, rows in groupby(found, key=itemgetter("run_id")):
         alerts_of_run = list(rows)
+        if not sql.is_trusted(alerts_of_run[0]):
+            output.note(f"m2ib-audit: run {audited} {describe_unrecorded(lake, audited)}")
         output.say_wrapped(f"run {audited}: {format_alert_count(alerts_of_run)}")
         _print_alerts(lake, alerts_of_run, everything)
         for sentence in _self_audit(lake, audited):
@@ -325,7 +328,7 @@ def read_alerts(lake: Root, run_id: str) -> tuple[list[dict[str, Any]], str]:
 
     run_id = output.choose_run(lake, run_id, complete=True)
     with sql.connect(lake) as connection:
-        runs = sql.read(connection, "SELECT run_id, status, reason FROM runs ORDER BY run_id DESC")
+        runs = sql.read(connection, "SELECT run_id, status, reason FROM runs ORDER BY sequence DESC")
         known = [row["run_id"] for row in runs if row["status"] != "pruned"]
         complete = sum(map(sql.is_complete, runs))
         if gone := [row["reason"] for row in runs if row["run_id"] == run_id and row["status"] == "pruned"]:
@@ -343,11 +346,12 @@ def _parse_since(connection: sql.Connection, text: str) -> datetime:
     """Parse --since: an age such as `7d`, a date or time (UTC unless it has a time zone), or a run id (its start)."""
     if age := output.parse_age(text):
         return datetime.now(UTC) - age
-    starts = {row["run_id"]: row["started_at"] for row in sql.read(connection, "SELECT run_id, started_at FROM runs")}
+    rows = sql.read(connection, "SELECT run_id, started_at FROM runs ORDER BY sequence DESC")
+    starts = {row["run_id"]: row["started_at"] for row in rows}
     try:
         time: datetime = starts[text] if text in starts else datetime.fromisoformat(text)
     except ValueError:
-        newest = ", ".join(sorted(starts, reverse=True)[:5]) or "none"
+        newest = ", ".join([*starts][:5]) or "none"
         output.fail(
             f"--since: got {text!r}, expected 7d, 36h, 2w, a date such as 2026-01-31, or a run of the lake: {newest}"
         )

@@ -160,10 +160,18 @@ def verify(
         ),
     ] = None,
     head: Annotated[
-        str | None, typer.Option(metavar="SHA256", help="Noted sha256 of a ledger record, which must still exist.")
+        str | None,
+        typer.Option(
+            metavar="SHA256|FILE",
+            help="Noted sha256 of a ledger record, which must still exist, or the file that [ledger] head_file names.",
+        ),
     ] = None,
     public_key: Annotated[
-        Path | None, typer.Option("--public-key", help="Public key (.pub file) that must have signed every record.")
+        list[Path] | None,
+        typer.Option(
+            "--public-key",
+            help="Public key (.pub file, or a folder of them) that must have signed the records; repeatable.",
+        ),
     ] = None,
     report_file: Annotated[
         Path | None,
@@ -176,7 +184,8 @@ def verify(
     if run_id is None and report_file is None:
         output.fail("verify: got nothing to verify, expected a run's id, latest, all, or --report FILE")
     from review.evidence import verify as evidence
-    from stores.keys import load_public_key
+    from review.evidence.verify_result import format_result, to_json
+    from stores.keys import load_public_keys
     from tasks.progress import bar
 
     if run_id not in (None, "latest", "all"):  # these two also verify a lake whose manifests cannot be read
@@ -184,20 +193,20 @@ def verify(
     verdict = None
     with bar("verifying"), output.exit_on_error(output.Exit.FAILURE, "verify again"):
         answer: dict[str, Any] = {} if report_file is None else _verify_report(lake, report_file)
-        public = None if public_key is None else load_public_key(public_key)
+        public = [key for path in public_key or () for key in load_public_keys(path)]
         if run_id is not None or public or head:  # a report can be trusted as far as the ledger that lists it
             verdict = evidence.verify(lake, run_id, public, head)
-    for line in [] if verdict is None else evidence.format_result(verdict):
+    for line in [] if verdict is None else format_result(verdict):
         output.say(line)
     if as_json:
-        output.print_json(answer | ({} if verdict is None else evidence.to_json(verdict)))
+        output.print_json(answer | ({} if verdict is None else to_json(verdict)))
     if (verdict is not None and not verdict.is_intact) or answer.get("known") is False:
         raise typer.Exit(output.Exit.FAILURE)
 
 
 def _verify_report(lake: Root, path: Path) -> dict[str, Any]:
     """Check that the ledger has a record of a report file, print the result, and return it for --json."""
-    from review.evidence.verify import VerifyError
+    from review.evidence.verify_result import VerifyError
     from review.evidence.written_reports import find_written_report
 
     try:
@@ -230,10 +239,10 @@ def adopt(
 ) -> None:
     """Record runs that are missing in the lake's ledger, as they are stored now.
 
-    `all` leaves out runs that should already have a record. `verify` reports them; adopt such a run by its id once you
-    know why its record is missing.
+    `all` is for a lake of an earlier release, once. It leaves out runs that should already have a record. `verify`
+    reports them; adopt such a run by its id once you know why its record is missing.
     """
-    from tasks.lake.journal import adopt_run, lacks_record
+    from tasks.lake.journal import adopt_run, list_missing
     from tasks.lake.run import Run
 
     with output.exit_on_error(output.Exit.FAILURE, "adopt again"):
@@ -242,7 +251,7 @@ def adopt(
             newest = ", ".join(known[:-6:-1]) or "none"
             output.fail(f"adopt: got {run_id!r}, expected all, or a run of the lake {lake}: {newest}")
         runs = [Run(lake, name) for name in known if run_id in ("all", name)]
-        left = [run.run_id for run in runs if run_id == "all" and lacks_record(run)]
+        left = list_missing(runs) if run_id == "all" else []
         adopted = [run.run_id for run in runs if run.run_id not in left and adopt_run(run, key)]
     for name in adopted:
         output.say(f"adopted: {name}")
@@ -250,8 +259,8 @@ def adopt(
     for name in left:
         commands = format_command(lake, "verify", name), format_command(lake, "adopt", name)
         output.note(
-            f"adopt: run {name} was not recorded: the ledger should have its record, but has none; check it with "
-            f"{commands[0]}, and if it can be trusted, run: {commands[1]}"
+            f"adopt: run {name} was not recorded: the ledger should have its record, or all runs were adopted before; "
+            f"check it with {commands[0]}, and if it can be trusted, run: {commands[1]}"
         )
     if as_json:
         output.print_json({"adopted": adopted, "left": left})

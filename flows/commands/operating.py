@@ -10,6 +10,7 @@ import sql
 from flows.commands import output
 from flows.commands.audits import prepare_prefect
 from review.presentation.formatting import format_duration
+from stores.run_records import describe_unrecorded
 
 
 def runs(
@@ -30,7 +31,7 @@ def runs(
             {
                 "run": row["run_id"],
                 **({"audit": row["audit"] or ""} if named else {}),
-                "status": row["status"],
+                "status": row["status"] + ("" if sql.is_trusted(row) else ", not recorded"),
                 "took": _duration(row["started_at"], row["finished_at"]),
                 "pairs": f"{row['attributions']} of {row['pairs']}",
                 "errors": row["errors"],
@@ -43,6 +44,8 @@ def runs(
     reasons = [f"{row['run_id']}: {row['reason']}" for row in found if row["reason"]]
     for line in reasons[:5] + [f"{run_id}: damaged: {reason}" for run_id, reason in damage]:
         output.say(line)
+    if unrecorded := [row["run_id"] for row in found if not sql.is_trusted(row)]:
+        output.note(f"m2ib-audit: run {unrecorded[0]} {describe_unrecorded(lake, unrecorded[0])}")
 
 
 def _independent(row: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from rich.console import Console
 import sql
 from stores import DEFAULT_LAKE, InputError, Root, UrlError, lake_root
 from stores.keys import load_key
+from stores.run_records import describe_unrecorded
 from tasks.errors import AuditError
 
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -151,10 +152,14 @@ def choose_run(lake: Root, run_id: str, complete: bool = False) -> str:
     )
     if found is None:
         kind = "complete run" if complete and newest else "run"
+        if unrecorded := [record["run_id"] for record in records if not sql.is_trusted(record)]:
+            fail(f"got {run_id}, but run {unrecorded[-1]} {describe_unrecorded(lake, unrecorded[-1])}")
         fail(f"got {run_id}, but the lake {lake} has no {kind}; run an audit first, or name another lake with --lake")
     if newest is not None:
-        running = next(record for record in records if record["run_id"] == newest)["status"] == "running"
-        end = "has not ended" if running else "did not complete"
+        record = next(record for record in records if record["run_id"] == newest)
+        end = "has not ended" if record["status"] == "running" else "did not complete"
+        if not sql.is_trusted(record):
+            end = describe_unrecorded(lake, newest)
         note(f"note: the newest run, {newest}, {end}; latest is run {found}")
     if run_id == "latest" and (others := {*audits.values()} - {audits[found]}):
         choices = [next((name for name in names if names[name] == other), other) for other in sorted(others)]

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -211,6 +211,44 @@ def list_users(users: UsersOption, as_json: output.JsonOption = False) -> None:
 
     keys = ("name", "full_name", "role", "disabled")
     output.print_rows("users", [{key: getattr(user, key) for key in keys} for user in load(users).values()], as_json)
+
+
+def add_key(
+    public_key: Annotated[Path, typer.Argument(metavar="PUBLIC_KEY", help="File of the new public key (.pub).")],
+    key: output.KeyOption = None,
+    lake: output.LakeOption = output.LAKE,
+) -> None:
+    """Introduce a key in the ledger: records that it signs are then trusted like those of the key that signs this.
+
+    --key is the key that signed records before; if nothing was signed yet, the new key itself.
+    """
+    from review.evidence.signatures import introduce_key
+    from stores.keys import load_public_key
+
+    record = introduce_key(lake, load_public_key(public_key), _require_key(key))
+    output.say(f"introduced: key {record.body['key_id']}, record {record.number} of the ledger")
+
+
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="Id of the key, as verify lists it.")],
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="DATE", help="Records that it signed from then on are not trusted; default: now."),
+    ] = None,
+    key: output.KeyOption = None,
+    lake: output.LakeOption = output.LAKE,
+) -> None:
+    """Revoke a key in the ledger, from a date on. --key is another key that the ledger knows."""
+    from review.evidence.signatures import revoke_key as revoke
+
+    record = revoke(lake, key_id, since, _require_key(key))
+    output.say(f"revoked: key {key_id} from {record.body['since']} on, record {record.number} of the ledger")
+
+
+def _require_key(key: Any) -> Any:
+    if key is None:
+        output.fail("key: got no --key, expected the private key that signs the record (or set M2IB_AUDIT_KEY)")
+    return key
 
 
 def new_key(

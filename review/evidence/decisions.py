@@ -11,10 +11,16 @@ from typing import Any, Final, TypeVar
 
 import sql
 import stores
-from review.presentation.formatting import DECISION_DESCRIPTIONS, IDENTITY_LABELS, MEANING_LABELS, format_decision
+from review.presentation.formatting import (
+    DECISION_DESCRIPTIONS,
+    IDENTITY_LABELS,
+    MEANING_LABELS,
+    format_decision,
+)
 from stores import InputError, Root, ledger
 from stores.keys import SigningKey
 from stores.ledger import Record
+from stores.run_records import describe_unrecorded, list_recorded, read_recorded
 
 _Result = TypeVar("_Result")
 
@@ -243,12 +249,14 @@ def query_decisions(
         read are left out, because they may belong to a different audit.
     """
     run_id = manifest["run_id"]
-    names = [name for name in stores.list_folders(lake / "runs") if name < run_id]
+    known = read_recorded(lake)
+    names = known.sort({*filter(sql.is_run_id, stores.list_folders(lake / "runs")), run_id})
+    names = names[: names.index(run_id)]
     damage: dict[str, str] = {}
-    records = sql.read_manifests(lake, names[0], names[1:], damage) if names else []
+    records = sql.read_manifests(lake, names[0], names[1:], damage, known) if names else []
     problem = next(iter(damage.values()), None)
     audit = {key: manifest.get(key) for key in ("corpus", "model")}
-    earlier = [record["run_id"] for record in records if audit.items() <= record.items() and sql.is_complete(record)]
+    earlier = [record["run_id"] for record in records if audit.items() <= record.items() and _is_usable(record)]
     try:
         with sql.connect(lake, run_id, earlier, with_decisions=True) as connection:
             return query(connection), problem
@@ -293,16 +301,23 @@ def _clean_text(field: str, text: str) -> str:
 
 
 def _load_manifest(lake: Root, run_id: str) -> tuple[dict[str, Any], str]:
-    """Return the manifest of a complete run, and its sha256. Raises DecisionError if the run is not complete."""
-    names = stores.list_folders(lake / "runs")
+    """Return the manifest of a complete, recorded run, and its sha256. Raises DecisionError for another one."""
+    known = list_recorded(ledger.read_records(lake))
+    names = known.sort(stores.list_folders(lake / "runs"))
     # Only this manifest is read: others may be damaged.
-    manifest = next(iter(sql.read_manifests(lake, run_id) if run_id in names else ()), None)
+    manifest = next(iter(sql.read_manifests(lake, run_id, known=known) if run_id in names else ()), None)
     if manifest is None or not sql.is_complete(manifest):
         got = repr(run_id) if manifest is None else f"{run_id!r}, which is {manifest['status']}"
-        complete = [one["run_id"] for one in sql.read_manifests(lake) if sql.is_complete(one)]
+        complete = [one["run_id"] for one in sql.read_manifests(lake) if _is_usable(one)]
         newest = ", ".join(complete[:-6:-1]) or "none"
         raise DecisionError(f"run: got {got}, expected a complete run of {lake}: {newest}; choose one")
+    if not sql.is_trusted(manifest):
+        raise DecisionError(f"run: {run_id} {describe_unrecorded(lake, run_id)}")
     return manifest, sql.manifest_sha256(lake, run_id)
+
+
+def _is_usable(manifest: Mapping[str, Any]) -> bool:
+    return sql.is_complete(manifest) and sql.is_trusted(manifest)
 
 
 def _load_history(lake: Root, run_id: str, alert_id: str) -> dict[str, Any]:
@@ -322,8 +337,10 @@ def find_decision(before: Sequence[Record], life_id: str, run_id: str) -> Record
     Among decisions made in this run or in earlier runs, it is the last one made in the newest of these runs.
     """
     reviews = [record for record in before if record.kind == "review" and record.body["life_id"] == life_id]
-    known = [record for record in reviews if record.body["run_id"] <= run_id]
-    return max(known, key=lambda record: (record.body["run_id"], record.number), default=None)
+    runs = list_recorded(before).sort({run_id, *(record.body["run_id"] for record in reviews)})
+    place = {name: number for number, name in enumerate(runs)}
+    known = [record for record in reviews if place[record.body["run_id"]] <= place[run_id]]
+    return max(known, key=lambda record: (place[record.body["run_id"]], record.number), default=None)
 
 
 def is_valid_countersign(countersign: Record, subject: Record) -> bool:

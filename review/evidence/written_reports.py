@@ -7,9 +7,10 @@ from datetime import UTC, date, datetime
 import sql
 import stores
 from review.evidence.decisions import find_decision
-from review.evidence.verify import VerifyError
+from review.evidence.verify_result import VerifyError
 from stores import Root, ledger
 from stores.ledger import Record
+from stores.run_records import list_recorded
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,11 @@ def find_written_report(lake: Root, data: bytes) -> WrittenReport:
     run_id = record.body["run_id"]
     life_ids = _list_life_ids(lake, run_id, records)
     numbers: set[int] = set()
+    reviewed = {each.body["run_id"] for each in ledger.select_kinds(records, "review")}
+    runs = list_recorded(records).sort({run_id, *reviewed})
+    earlier = {*runs[: runs.index(run_id) + 1]}
     for each in records:
-        is_review = each.kind == "review" and each.body["life_id"] in life_ids and each.body["run_id"] <= run_id
+        is_review = each.kind == "review" and each.body["life_id"] in life_ids and each.body["run_id"] in earlier
         is_about_run = each.kind in ("sign_off", "rewrite") and each.body.get("run_id") == run_id
         if is_review or is_about_run or (each.kind == "countersign" and each.body.get("record") in numbers):
             numbers.add(each.number)

@@ -17,6 +17,7 @@ from review.presentation.formatting import NO_VALUE, format_count, format_headli
 from review.presentation.pairs import Album, AverageImages, MeanMap, ShownPair, average_maps, encode_picture, sum_maps
 from review.report.blocks import TEXTS
 from stores import Root, ledger
+from stores.run_records import list_recorded
 
 COMPARISON_PAIRS = 4
 SLICE_ROWS = 25
@@ -76,17 +77,12 @@ class RunFacts:
 
     def _check_manifest(self, lake: Root) -> str | None:
         """Return a warning if the manifest differs from its record in the ledger; `verify` checks all files."""
-        records = [
-            record
-            for record in ledger.select_kinds(ledger.read_records(lake), "run", "rewrite")
-            if record.body.get("run_id") == self.run_id
-        ]
-        if not records or self.manifest["status"] == "running":
+        known = list_recorded(ledger.read_records(lake))
+        if known.is_recorded(self.run_id, self.manifest["status"], self.manifest_sha256) is not False:
             return None
-        last = records[-1]
-        if self.manifest_sha256 in (last.body.get("manifest_sha256"), last.body.get("before_sha256")):
-            return None
-        return str(TEXTS["summary"]["changed"].format(record=last.number, run=self.run_id))
+        if self.run_id not in known.runs or not (ends := known.runs[self.run_id].ends):
+            return str(TEXTS["summary"]["unrecorded"].format(run=self.run_id))
+        return str(TEXTS["summary"]["changed"].format(record=ends[-1].number, run=self.run_id))
 
     def _query_decisions(
         self, connection: sql.Connection

@@ -20,6 +20,7 @@ from review.report.chapters import build_document
 from review.report.facts import RunFacts
 from stores import InputError, Root, ledger
 from stores.keys import SigningKey
+from stores.run_records import describe_unrecorded
 
 _log = logging.getLogger(__name__)
 _TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -100,7 +101,10 @@ def _find_manifest(lake: Root, run_id: str) -> dict[str, Any]:
     manifests = {record["run_id"]: record for record in sql.read_manifests(lake)}
     available = {name: record for name, record in manifests.items() if record["status"] != sql.PRUNED}
     if run_id == "latest":
-        run_id = sql.latest_run(available.values())[0] or run_id
+        latest, newest = sql.latest_run(available.values())
+        if latest is None and newest is not None:
+            raise ReportError(f"report: the newest run, {newest}, {describe_unrecorded(lake, newest)}")
+        run_id = latest or run_id
     if run_id not in available:
         pruned = f", whose rows were pruned ({manifests[run_id]['reason']})" if run_id in manifests else ""
         newest = ", ".join(list(available)[:-6:-1])

@@ -18,6 +18,7 @@ from corpora import Corpus
 from review.presentation import corpus as audited
 from sql import sandbox
 from stores import Root, ledger
+from stores.run_records import describe_unrecorded, read_recorded
 
 _Value = TypeVar("_Value")
 
@@ -101,7 +102,8 @@ class LakeCache:
 
     def list_runs(self) -> list[str]:
         """List all runs, newest first, whether or not they can be read."""
-        return sorted(self._read_version()[0], reverse=True)
+        names = self._read_version()[0]
+        return self.cache_for_lake("runs", lambda: read_recorded(self.lake).sort(names)[::-1])
 
     def list_views(self) -> list[tuple[str, str, list[tuple[str, str]]]]:
         """List the views that queries can use: the name, a sentence about it, and its columns with their types."""
@@ -168,6 +170,16 @@ class LakeCache:
         except UnknownError as error:
             return str(error)
         return None
+
+    def explain_unrecorded(self, run_id: str) -> str | None:
+        """Return a warning about a run that the ledger lacks; None for others. Raises UnknownError, LakeError."""
+
+        def explain() -> str | None:
+            status, digest = self.read_manifest(run_id)["status"], sql.manifest_sha256(self.lake, run_id)
+            is_recorded = read_recorded(self.lake).is_recorded(run_id, status, digest)
+            return None if is_recorded is not False else f"Run {run_id} {describe_unrecorded(self.lake, run_id)}."
+
+        return self.cache_for_lake(("unrecorded", run_id), explain)
 
     def _connect_all(self) -> _AllRuns:
         runs, head = self._read_version()

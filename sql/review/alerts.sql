@@ -4,6 +4,7 @@ SELECT
     a.*,
     o.name AS region_name,
     r.attributions AS run_pairs,
+    r.recorded,
     l.life,
     l.why AS life_why,
     l.first_seen,
@@ -21,4 +22,4 @@ LEFT JOIN lives AS l USING (run_id, alert_id)
 LEFT JOIN triage AS t USING (run_id, alert_id)
 LEFT JOIN overlay_names AS o ON o.run_id = a.run_id AND o.region = a.region
 WHERE $run_id IN (a.run_id, 'all')
-ORDER BY a.run_id DESC, a.rank;
+ORDER BY r.sequence DESC, a.rank;

@@ -4,7 +4,7 @@
 -- with the alerts that were open before it and that it could not have raised (status not_seen), as the last run that raised them has them. $alone: independent alerts only.
 -- $words: in region, slice or rule. $sort: rank, effect, share, n, cost, region, slice, run; else independent alerts that wait for a decision first, then by strength. `found` counts all of them.
 WITH newest AS (
-    SELECT max(run_id) AS run_id FROM runs WHERE starts_with(status, 'completed') GROUP BY audit_id
+    SELECT arg_max(run_id, sequence) AS run_id FROM runs WHERE starts_with(status, 'completed') AND recorded IS NOT FALSE GROUP BY audit_id
 ),
 -- The alerts, and the run whose status and decision of the alert are shown.
 listed AS (
@@ -26,6 +26,7 @@ SELECT
     r.audit,
     r.audit_id,
     r.started_at,
+    r.recorded,
     r.attributions AS run_pairs,
     v.score_effect, v.score_low, v.score_high, v.floor, v.margin, v.q,
     l.life_id, l.life, l.why AS life_why, l.runs,
@@ -57,10 +58,10 @@ WHERE
     AND ($words IS NULL OR contains(lower(concat_ws(chr(10), a.region, a.slice, a.rule)), lower($words)))
 ORDER BY
     CASE WHEN $sort = 'rank' THEN a.rank END,
-    CASE WHEN $upwards THEN CASE $sort WHEN 'region' THEN a.region WHEN 'slice' THEN a.slice WHEN 'run' THEN a.run_id END END,
-    CASE WHEN NOT $upwards THEN CASE $sort WHEN 'region' THEN a.region WHEN 'slice' THEN a.slice WHEN 'run' THEN a.run_id END END DESC,
-    CASE WHEN $upwards THEN CASE $sort WHEN 'effect' THEN a.effect WHEN 'share' THEN a.share WHEN 'n' THEN a.n WHEN 'cost' THEN v.score_effect END END,
-    CASE WHEN NOT $upwards THEN CASE $sort WHEN 'effect' THEN a.effect WHEN 'share' THEN a.share WHEN 'n' THEN a.n WHEN 'cost' THEN v.score_effect END END DESC NULLS LAST,
+    CASE WHEN $upwards THEN CASE $sort WHEN 'region' THEN a.region WHEN 'slice' THEN a.slice END END,
+    CASE WHEN NOT $upwards THEN CASE $sort WHEN 'region' THEN a.region WHEN 'slice' THEN a.slice END END DESC,
+    CASE WHEN $upwards THEN CASE $sort WHEN 'effect' THEN a.effect WHEN 'share' THEN a.share WHEN 'n' THEN a.n WHEN 'cost' THEN v.score_effect WHEN 'run' THEN r.sequence END END,
+    CASE WHEN NOT $upwards THEN CASE $sort WHEN 'effect' THEN a.effect WHEN 'share' THEN a.share WHEN 'n' THEN a.n WHEN 'cost' THEN v.score_effect WHEN 'run' THEN r.sequence END END DESC NULLS LAST,
     a.explained_by IS NOT NULL, coalesce(t.decision, 'open') NOT IN ('open', 'pending', 'needs_data'), a.state,
-    a.rank, a.run_id DESC
+    a.rank, r.sequence DESC
 LIMIT $limit OFFSET $offset;

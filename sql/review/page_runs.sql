@@ -20,5 +20,5 @@ SELECT
 FROM runs AS r
 LEFT JOIN own USING (run_id)
 WHERE $audit IN (r.audit_id, 'all') AND $status IN (r.status, 'any')
-ORDER BY r.run_id DESC
+ORDER BY r.sequence DESC
 LIMIT $limit OFFSET $offset;

@@ -2,5 +2,7 @@
 -- Grain: decision. Parameters: $run_id.
 SELECT r.*
 FROM reviews AS r
-WHERE r.run_id <= $run_id AND r.life_id IN (SELECT life_id FROM lives WHERE run_id = $run_id)
+JOIN run_order AS own ON own.run_id = $run_id
+LEFT JOIN run_order AS o ON o.run_id = r.run_id
+WHERE coalesce(o.sequence <= own.sequence, r.run_id <= $run_id) AND r.life_id IN (SELECT life_id FROM lives WHERE run_id = $run_id)
 ORDER BY r.number;

@@ -27,5 +27,7 @@ CREATE TABLE runs (
     alerts BIGINT,
     confirmed BIGINT,          -- alerts that are confirmed
     stage_seconds VARCHAR,     -- JSON: seconds of each stage
-    four_eyes BOOLEAN          -- whether decisions need a second signature; NULL means false
+    four_eyes BOOLEAN,         -- whether decisions need a second signature; NULL means false
+    sequence BIGINT,           -- place among the runs of the lake, from the oldest to the newest, by the ledger
+    recorded BOOLEAN           -- whether the ledger has its manifest; false: do not trust it; NULL: the ledger knows no run
 );

@@ -12,10 +12,10 @@
 CREATE VIEW triage AS
 WITH compared AS (
     SELECT
-        l.run_id, l.life_id, l.life, r.reflags,
-        e.number, e.run_id AS reviewed_run,
+        l.run_id, l.life_id, l.life, r.reflags, r.sequence,
+        e.number, e.run_id AS reviewed_run, reviewed.sequence AS reviewed_sequence,
         CASE
-            WHEN l.first_run > e.run_id THEN 'it was raised anew in run ' || l.first_run
+            WHEN coalesce(first.sequence > reviewed.sequence, l.first_run > e.run_id) THEN 'it was raised anew in run ' || l.first_run
             WHEN e.state IS DISTINCT FROM 'confirmed' AND l.state = 'confirmed' THEN 'confirmed, was ' || coalesce(e.state, 'unknown')
             WHEN e.state = 'confirmed' AND coalesce(list_position(['low', 'medium', 'high'], l.severity), 0) > coalesce(list_position(['low', 'medium', 'high'], e.severity), 0)
                 THEN 'severity ' || l.severity || ', was ' || coalesce(e.severity, 'none')
@@ -35,18 +35,21 @@ WITH compared AS (
         END AS change
     FROM lives AS l
     JOIN stored.runs AS r USING (run_id)
-    JOIN stored.reviews AS e ON e.life_id = l.life_id AND e.run_id <= l.run_id
+    JOIN stored.reviews AS e ON e.life_id = l.life_id
+    LEFT JOIN stored.run_order AS reviewed ON reviewed.run_id = e.run_id
+    LEFT JOIN stored.run_order AS first ON first.run_id = l.first_run
+    WHERE coalesce(reviewed.sequence <= r.sequence, e.run_id <= l.run_id)
 ),
 in_force AS (
     SELECT
         * EXCLUDE (change),
         coalesce(
             first_value(CASE WHEN reflags IS NULL THEN change END IGNORE NULLS)
-                OVER (PARTITION BY life_id, number ORDER BY run_id ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
+                OVER (PARTITION BY life_id, number ORDER BY sequence ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW),
             change
         ) AS changed_by
     FROM compared
-    QUALIFY row_number() OVER (PARTITION BY life_id, run_id ORDER BY reviewed_run DESC, number DESC) = 1
+    QUALIFY row_number() OVER (PARTITION BY life_id, run_id ORDER BY reviewed_sequence DESC NULLS LAST, reviewed_run DESC, number DESC) = 1
 )
 SELECT * EXCLUDE (change, needs_two)
 FROM (

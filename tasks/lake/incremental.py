@@ -33,8 +33,11 @@ def find_base(lake: Root, facts: Mapping[str, Any]) -> dict[str, Any]:
     """
     # A re-flagged run has a copy of another run's maps, computed by the code of that time: that run is the base.
     damage: dict[str, str] = {}
-    records = sql.read_manifests(lake, damage=damage)
-    complete = [record for record in records if sql.is_complete(record) and not record.get("reflags")]
+    complete = [
+        record
+        for record in sql.read_manifests(lake, damage=damage)
+        if sql.is_complete(record) and sql.is_trusted(record) and not record.get("reflags")
+    ]
     skipped = f"; damaged runs were skipped: {', '.join(damage)}" if damage else ""
     if not complete:
         reason = f"attributes all pairs: the lake {lake} has no complete run to build upon{skipped}"

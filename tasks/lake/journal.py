@@ -1,8 +1,10 @@
-"""Records of a run in the lake's ledger: its end and its report. Rewrites of a run are recorded by `Run.rewrite`.
+"""Records of a run in the lake's ledger: its begin, its end and its report. `Run.rewrite` records rewrites.
 
 A failure to write a record is logged and does not fail the run; `m2ib-audit verify` reports the missing record.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import sql
@@ -10,8 +12,15 @@ import stores
 from stores import ledger
 from stores.keys import SigningKey
 from stores.ledger import Record
-from tasks.execution import log_failure
-from tasks.lake.run import MANIFEST, REPORT, Run
+from stores.run_records import list_recorded
+from tasks.execution import log_failure, run_logger
+from tasks.lake.run import MANIFEST, REPORT, Run, utc_timestamp
+
+
+def record_run_begin(run: Run, signer: SigningKey | None = None) -> None:
+    """Record that a run began, after its first manifest was written. It is not the record of an end."""
+    with log_failure("run %s: its begin could not be recorded in the lake's ledger", run.run_id):
+        ledger.append(run.lake, "begun", {"run_id": run.run_id}, signer)
 
 
 def record_run_end(run: Run, signer: SigningKey | None = None) -> None:
@@ -29,14 +38,31 @@ def record_report(run: Run, name: str, signer: SigningKey | None = None) -> None
         _record_report(run, name, signer)
 
 
+def note_head(run: Run, file: Path | None) -> None:
+    """Log the head of the ledger, and append it to a file outside of the lake, for `verify --head`."""
+    with log_failure("run %s: the head of the lake's ledger could not be noted", run.run_id):
+        if (head := ledger.read_head(run.lake)) is None:
+            return
+        number, sha256 = head
+        run_logger().info("run %s: the head of the ledger is record %d, %s", run.run_id, number, sha256)
+        if file is not None:
+            with file.open("a", encoding="utf-8") as lines:  # one write, which does not mix with others
+                lines.write(f"{utc_timestamp()} {number} {sha256}\n")
+
+
 def adopt_run(run: Run, signer: SigningKey | None = None) -> bool:
-    """Record a run that has ended but is not in the ledger, and its report, as stored now; return whether it was added.
+    """Record a run that is not in the ledger, and its report, as stored now; return whether it was added.
 
     This is for runs written before the lake had a ledger, and for runs whose process was killed before it could record
     them. The record is marked as late, because it proves nothing about the time before.
     """
     body = _read_run_end(run)
-    if body["status"] == "running" or _read_records(run):
+    if body["status"] == "running":
+        if run.run_id in list_recorded(ledger.read_records(run.lake)).runs:
+            return False
+        ledger.append(run.lake, "begun", {"run_id": run.run_id, "late": True}, signer)
+        return True
+    if _read_records(run):
         return False
     ledger.append(run.lake, "run", {**body, "late": True}, signer)
     if stores.is_file(run.folder / REPORT):
@@ -44,11 +70,24 @@ def adopt_run(run: Run, signer: SigningKey | None = None) -> bool:
     return True
 
 
-def lacks_record(run: Run) -> bool:
-    """Return whether a run has ended and should have a record in the ledger, but has none."""
-    manifest = run.read_manifest()
-    is_expected = ledger.expects_record(manifest, ledger.read_records(run.lake))
-    return manifest["status"] != "running" and is_expected and not _read_records(run)
+def list_missing(runs: Sequence[Run]) -> list[str]:
+    """List the runs that have ended but have no record, although they should have one.
+
+    These are runs whose begin was recorded, or whose manifest of an earlier release says so. Once runs were adopted,
+    all of them should.
+    """
+    if not runs:
+        return []
+    records = ledger.read_records(runs[0].lake)
+    known = list_recorded(records).runs
+    was_adopted = any(record.body.get("late") for record in records)
+    missing = []
+    for run in runs:
+        if run.run_id not in known or not known[run.run_id].ends:
+            manifest = run.read_manifest()
+            is_expected = was_adopted or run.run_id in known or manifest.get("chained")
+            missing += [run.run_id] if is_expected and manifest["status"] != "running" else []
+    return missing
 
 
 def _read_records(run: Run) -> list[Record]:

@@ -20,6 +20,7 @@ from corpora import Corpus, CorpusError, RowError
 from review.presentation.corpus import open_audited_corpus
 from sql import sandbox
 from stores import Root, ledger
+from stores.run_records import describe_unrecorded
 from tasks.errors import BadInputError, StoreError
 from tasks.lake.erase import PLAN
 from tasks.lake.erased_rows import REGION, Erasure, Identifiers, RunEraser
@@ -106,11 +107,17 @@ def plan_erasure(
     preview = Preview(names=sorted({name for listed in names.values() for _, name in listed}), same_images=same_images)
     preview.damage = damage
     for manifest in manifests:
+        run_id = manifest["run_id"]
+        eraser = RunEraser(Run(lake, run_id), erasure)
         try:
-            if rows := RunEraser(Run(lake, manifest["run_id"]), erasure).count_rows():
-                preview.rows[manifest["run_id"]] = rows
+            if rows := eraser.count_rows():
+                preview.rows[run_id] = rows
         except (StoreError, sql.LakeError) as error:
-            damage[manifest["run_id"]] = str(error)
+            damage[run_id] = str(error)
+            continue
+        if not manifest["recorded"] and (rows or eraser.clean_manifest(manifest)):
+            problem = describe_unrecorded(lake, run_id, manifest["recorded"])
+            raise BadInputError(f"erase: run {run_id} has the pairs, and {problem}; nothing was erased")
     preview.in_corpora = _search_corpora(manifests, files)
     texts = _find_texts(lake, in_texts, life_ids, preview)
     erasure.files.update(_find_files(lake, manifests, erasure, texts, preview))
@@ -261,7 +268,9 @@ def _find_files(
         names = ["manifest.json", LOCK_NAME, *(entry["manifest"] for entry in manifest.get("earlier_manifests", []))]
         listed.update(f"runs/{manifest['run_id']}/{name}" for name in names)
     listed |= {_text_file(digest) for each in ledger.read_records(lake) if (digest := ledger.text_digest(each))}
-    reports_from = min(texts.values(), default="~")  # reports of later runs show these decisions, too
+    order = {manifest["run_id"]: number for number, manifest in enumerate(manifests)}
+    # Reports of later runs show these decisions, too.
+    reports_from = min((order.get(run_id, 0) for run_id in texts.values()), default=len(order) + 1)
     found = [*texts]
     for path in sorted(set(stores.list_sizes(lake)) - listed):
         folder, _, rest = path.partition("/")
@@ -271,7 +280,7 @@ def _find_files(
         if folder == ledger.FOLDER:
             is_found: bool | None = rest.startswith(f"{ledger.TEXTS}/")  # its writer was killed before the record
         elif folder == "runs" and _REPORT.fullmatch(name):
-            is_found = run_id in preview.rows or run_id >= reports_from
+            is_found = run_id in preview.rows or order.get(run_id, len(order)) >= reports_from
         elif folder == "runs" and _WORKING_FILE.fullmatch(name) and run_id in preview.rows:
             is_found = True
         else:

@@ -84,15 +84,17 @@ def _plan(
     present = [record for record in records if record["status"] != sql.PRUNED]
     audits = sql.audit_ids(records)
     complete: dict[str, list[Mapping[str, Any]]] = defaultdict(list)  # of each audit, newest first
-    for record in filter(sql.is_complete, reversed(present)):
+    for record in reversed([each for each in present if sql.is_complete(each) and sql.is_trusted(each)]):
         complete[audits[record["run_id"]]].append(record)
     references = _find_references(connection, complete.values())
+    order = {record["run_id"]: number for number, record in enumerate(records)}
     reasons: dict[str, str] = {}
     bases: dict[str, str] = {}
     for record in present:
         run_id = record["run_id"]
         audit_runs = [run["run_id"] for run in complete[audits[run_id]]]
-        if reason := _reason_to_keep(record, audit_runs, policy, now) or references.get(run_id):
+        has_later = bool(audit_runs) and order[audit_runs[0]] > order[run_id]
+        if reason := _reason_to_keep(record, audit_runs, has_later, policy, now) or references.get(run_id):
             reasons[run_id] = reason
             bases |= {record[key]: f"run {run_id} {use}" for key, use in REFERENCES.items() if record.get(key)}
     reasons = bases | reasons
@@ -142,9 +144,11 @@ def _end_of(record: Mapping[str, Any]) -> str:
 
 
 def _reason_to_keep(
-    record: Mapping[str, Any], complete: Sequence[str], policy: RetentionPolicy, now: datetime
+    record: Mapping[str, Any], complete: Sequence[str], has_later: bool, policy: RetentionPolicy, now: datetime
 ) -> str | None:
     """Return why a run is kept even if no other run refers to it; None if it may be pruned."""
+    if not record["recorded"]:
+        return "the ledger lacks its record; verify it" if record["recorded"] is False else "adopt the lake once first"
     if record["run_id"] in complete[:1]:
         return "the newest complete run of its audit"
     if policy.older_than is not None and now - datetime.fromisoformat(_end_of(record)) < policy.older_than:
@@ -152,7 +156,7 @@ def _reason_to_keep(
     if policy.keep is not None:
         if record["run_id"] in complete[: policy.keep]:
             return f"one of the {policy.keep} newest complete runs of its audit"
-        if not sql.is_complete(record) and not (complete and complete[0] > record["run_id"]):
+        if not sql.is_complete(record) and not has_later:
             return "no later run of its audit is complete"
     return None
 

@@ -28,6 +28,7 @@ import sql
 import stores
 from stores import Root, ledger
 from stores.keys import SigningKey
+from stores.run_records import describe_unrecorded, list_recorded
 from tasks.errors import StoreError
 
 SCHEMA_VERSION = 1
@@ -164,6 +165,10 @@ class Run:
         """
         data = stores.read_bytes(self.folder / MANIFEST)
         sha256 = ledger.sha256(data)
+        known = list_recorded(ledger.read_records(self.lake))
+        if not (is_recorded := known.is_recorded(self.run_id, json.loads(data)["status"], sha256)):
+            problem = describe_unrecorded(self.lake, self.run_id, is_recorded)
+            raise StoreError(f"run {self.run_id} cannot be {action}: it {problem}")
         name = f"manifest-{sha256[:16]}.json"
         stores.write_bytes(self.folder / name, data)
         record = self._parse_manifest(data) | facts

@@ -19,6 +19,7 @@ from flows.commands.output import Exit, stdout
 from review.report.contact_sheet import default_output
 from stores import ledger
 from stores.keys import create_key, load_key
+from tasks.lake.journal import record_run_end
 from tasks.settings import AlertsConfig
 from tasks.store import corner_boxes
 
@@ -592,6 +593,7 @@ def lake_of_old_runs(lake, run_class):
             run.write_table("ingest_errors", [{"stage": part, "reason": "undecodable"}], part)
         run.finish("completed")
         run.update(finished_at=f"2020-01-0{day}T01:00:00+00:00")
+        record_run_end(run)
     return lake
 
 

@@ -12,6 +12,7 @@ from flows import reflag as flow
 from flows.commands import audits
 from flows.commands.output import Exit
 from tasks.errors import BadInputError, GateError, ShardsError
+from tasks.lake.journal import record_run_end
 from tasks.lake.run import Run
 from tasks.records import GateOutcome
 from tasks.settings import NotifyConfig
@@ -68,6 +69,7 @@ def test_the_end_is_notified_while_the_run_is_locked(reflag_run, hand_written_ru
     locked = []
     monkeypatch.setattr(lifecycle, "notify_run_end", lambda run, *_: locked.append((run.folder / "lock.json").exists()))
     hand_written_run.finish("completed")
+    record_run_end(hand_written_run)
     reflag_run()
     monkeypatch.setattr(flow, "copy_attributions", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -69,9 +69,10 @@ def test_the_report_is_recorded_once(run):
 
 def test_rewrite_is_recorded_before_the_manifest_changes(run, monkeypatch):
     run.finish("completed")
+    record_run_end(run)
     before = manifest_sha256(run)
     run.rewrite("compacted", "why", files=[])
-    (record,) = ledger.read_records(run.lake)
+    _, record = ledger.read_records(run.lake)
     assert record.kind == "rewrite"
     assert record.body == {
         "run_id": run.run_id, "what": "compacted", "before_sha256": before, "manifest_sha256": manifest_sha256(run),

@@ -47,7 +47,7 @@ def list_parameters(text):
 
 def test_every_folder_has_queries():
     assert all(sql.query_names(folder) for folder in FOLDERS)
-    assert {*TABLES, *LEDGER_TABLES, "runs"} == set(sql.query_names("schema"))
+    assert {*TABLES, *LEDGER_TABLES, "runs", "run_order"} == set(sql.query_names("schema"))
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

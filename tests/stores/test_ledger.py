@@ -63,7 +63,7 @@ def test_a_body_that_json_cannot_hold_is_an_error(root, body):
 
 
 def test_an_unknown_kind_is_an_error(root):
-    with pytest.raises(ValueError, match="kind: got 'note', expected one of run"):
+    with pytest.raises(ValueError, match="kind: got 'note', expected one of begun, run"):
         append(root, "note", {})
 
 

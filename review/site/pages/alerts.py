@@ -70,7 +70,7 @@ def show_alerts(request: Request, lake: Lake) -> Response:
         "upwards": get_choice(request, "order", ("up",)) is not None,
     }
     choices = lake.query("review/page_filter_choices")
-    runs = list_options(row["run_id"] for row in choices)[::-1]
+    runs = [*dict.fromkeys(row["run_id"] for row in reversed(choices))]
     models = {row["run_id"]: row["model"] for row in choices}
     return render_list(
         request,
@@ -176,8 +176,11 @@ def place_tests(tests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def list_history(lake: LakeCache, run_id: str, alert_id: str) -> list[dict[str, Any]]:
-    """List the history of an alert over the runs of its audit, oldest first, with the decision in force in each run."""
+    """List the history of an alert over the runs of its audit, oldest first, with the decision in force in each run.
+
+    Other runs that the ledger lacks are left out.
+    """
     table = lake.cache_for_lake("lives", lambda: sql.table(lake.connect(), "review/page_alert_history"))
     this = table.filter((pc.field("run_id") == run_id) & (pc.field("alert_id") == alert_id))["life_id"].to_pylist()
     rows: list[dict[str, Any]] = table.filter(pc.field("life_id").isin(this)).to_pylist()
-    return rows
+    return [row for row in rows if sql.is_trusted(row) or row["run_id"] == run_id]

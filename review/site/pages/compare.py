@@ -22,7 +22,7 @@ def show_comparison(request: Request, lake: Lake) -> Response:
     pair_id = get_text(request, "pair")
     choices = {
         row["run_id"]: f"{format_run(row['run_id'])}: {format_audit(row)}"
-        for row in sorted(lake.query("review/page_filter_choices"), key=lambda row: row["run_id"], reverse=True)
+        for row in reversed(lake.query("review/page_filter_choices"))
     }
     values: dict[str, Any] = {"title": "Compare", "choices": choices, "left": left, "right": right}
     if left is None or right is None:

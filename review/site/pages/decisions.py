@@ -69,6 +69,7 @@ def get_alert_decision(request: Request, run_id: str, alert_id: str) -> dict[str
         "run_id": run_id,
         "alert_id": alert_id,
         "row": row,
+        "unrecorded": lake.explain_unrecorded(run_id),
         "history": history,
         "may_countersign": _may_countersign(request, row["reviewer"] if row else None),
     }
@@ -85,6 +86,7 @@ def get_sign_off(request: Request, run_id: str) -> dict[str, Any]:
         **get_form_values(request),
         "run_id": run_id,
         "is_complete": sql.is_complete(lake.read_manifest(run_id)),
+        "unrecorded": lake.explain_unrecorded(run_id),
         "undecided": undecided,
         "signed": [row | {"may_countersign": _may_countersign(request, row["reviewer"])} for row in signed],
         "state": hashlib.sha256(repr(state).encode()).hexdigest()[:16],

@@ -34,7 +34,10 @@ def show_overview(request: Request, lake: Lake) -> Response:
         "overview",
         title="Overview",
         audits=audits,
-        complete={audit_id: list(filter(sql.is_complete, audits[audit_id])) for audit_id in audits},
+        complete={
+            audit_id: [run for run in audits[audit_id] if sql.is_complete(run) and sql.is_trusted(run)]
+            for audit_id in audits
+        },
         severities=severities,
         waiting=waiting[:LISTED],
         waiting_count=len(waiting),

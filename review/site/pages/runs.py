@@ -62,6 +62,7 @@ def show_run(request: Request, lake: Lake, run_id: str) -> Response:
         self_audit=formatting.format_self_audit(lake.query_run(run_id, "review/self_audit")),
         settings=list(_flatten(manifest["config"])),
         stage_seconds=manifest.get("stage_seconds") or {},
+        unrecorded=lake.explain_unrecorded(run_id),
         is_pruned=manifest["status"] == sql.PRUNED,
         sign_off=get_sign_off(request, run_id),
     )

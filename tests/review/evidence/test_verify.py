@@ -21,7 +21,7 @@ from review.evidence.written_reports import WrittenReport, find_written_report
 from stores import ledger
 from stores.keys import create_key, load_key
 from tasks.lake.compact import compact_run
-from tasks.lake.journal import record_report, record_run_end
+from tasks.lake.journal import record_report, record_run_begin, record_run_end
 
 ANN, BOB = Reviewer("Ann", "radiologist", "declared"), Reviewer("Bob", "quality", "declared")
 
@@ -194,12 +194,14 @@ def test_a_symbolic_link_is_reported_and_its_run_ignored(intact_lake, tmp_path):
 
 
 def test_a_run_added_after_the_ledger_began_is_reported(add_next_run):
-    old, new = add_next_run({}), add_next_run({}, started_at="2999-01-01T00:00:00+00:00")
+    old = add_next_run({})
+    assert CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(old.lake)]).exit_code == 0
     assert verify(old.lake, "all").is_intact
-    ledger.append(old.lake, "report", {"run_id": "x"})
+    new = add_next_run({})
     (difference,) = verify(old.lake, "all").differences
     assert difference.file == f"runs/{new.run_id}/manifest.json"
     assert "the ledger has no record of this run" in difference.description
+    assert verify(old.lake, "latest").notes[-1].startswith(f"runs/{new.run_id}/: the ledger has no record of this run")
     result = CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(old.lake)])
     assert (result.exit_code, f"run {new.run_id} was not recorded" in result.stderr) == (1, True)
     assert CliRunner().invoke(cli.app, ["adopt", new.run_id, "--lake", str(old.lake)]).exit_code == 0
@@ -275,7 +277,7 @@ def test_a_removed_last_record_is_reported_by_head_or_by_an_earlier_head(intact_
 def test_a_removed_ledger_is_reported_by_its_runs(intact_lake):
     shutil.rmtree(intact_lake / "ledger")
     assert [name.endswith("manifest.json") for name in list_differing_files(intact_lake)][:1] == [True]
-    assert "the ledger has no record of the end of this run" in str(verify(intact_lake, "latest").differences[0])
+    assert "the ledger has no record of this run" in str(verify(intact_lake, "latest").differences[0])
 
 
 def test_without_a_run_only_the_ledger_is_listed(intact_lake, monkeypatch):
@@ -297,15 +299,13 @@ def test_an_outdated_head_is_a_note(intact_lake):
     assert "HEAD names record 6 of 7" in result.notes[0]
 
 
-def test_a_run_older_than_the_ledger_is_a_note(add_next_run):
+def test_a_lake_without_a_ledger_is_reported(add_next_run):
     run = add_next_run({})
     stores.write_bytes(run.folder / "report.html", b"old")
     result = verify(run.lake, "all")
-    assert result.is_intact
-    assert [note.partition(": ")[2] for note in result.notes] == [
-        "the lake has no ledger", "has no record in the ledger: it was written before the lake had a ledger",
-        "has no record in the ledger: it was written before the lake had a ledger",
-    ]  # fmt: skip
+    assert [difference.file for difference in result.differences] == [f"runs/{run.run_id}/manifest.json", "ledger/"]
+    assert "run once: m2ib-audit adopt all" in result.differences[1].description
+    assert result.notes == ["ledger/: the lake has no ledger"]
 
 
 def test_the_files_of_an_unfinished_run_are_verified(add_next_run):
@@ -319,11 +319,12 @@ def test_the_files_of_an_unfinished_run_are_verified(add_next_run):
     result = verify(run.lake, run.run_id)
     assert result.is_intact
     assert "ended as failed (record 2) and is being resumed" in result.notes[0]
-    run = add_next_run({}, status="running", chained=True)
+    run = add_next_run({}, status="running")
+    record_run_begin(run)
     (run.folder / "parts").mkdir()
     (run.folder / "parts" / "confirm-00000-0a.json").write_text("{}")
     assert verify(run.lake, run.run_id).notes == [
-        f"runs/{run.run_id}/: is running, or its process was killed; it has no record yet",
+        f"runs/{run.run_id}/: is running, or its process was killed",
         f"runs/{run.run_id}/: 1 file of stages that have not ended",
     ]
     (run.folder / "pairs" / "part-00000.parquet").write_bytes(b"x")
@@ -370,12 +371,14 @@ def test_signed_records_are_checked_with_the_public_key(add_next_run, tmp_path):
     lake.mkdir()
     fill_lake(add_next_run, lake, load_key(tmp_path / "key"))
     assert verify(lake, "all").notes == [
-        f"7 of 7 records are signed (key {public.key_id}); --public-key checks the signatures"
+        "7 of 7 records are signed; --public-key checks who signed them"
     ]  # fmt: skip
-    assert list_differing_files(lake, public=public) == []
-    assert len(list_differing_files(lake, public=other)) == 7
-    ledger.append(lake, "report", {"run_id": "x"})
-    assert list_differing_files(lake, public=public) == ["ledger/00000008.json"]
+    assert [str(key) for key in verify(lake, "all").keys] == [f"key {public.key_id}: signed records 1-7"]
+    assert list_differing_files(lake, public_keys=[public]) == []
+    assert len(list_differing_files(lake, public_keys=[other])) == 7
+    body = next(record.body for record in ledger.read_records(lake) if record.kind == "report")
+    ledger.append(lake, "report", body)
+    assert list_differing_files(lake, public_keys=[public]) == ["ledger/00000008.json"]
     unsigned = json.loads((lake / "ledger" / "00000008.json").read_bytes()) | {
         "key_id": public.key_id,
         "signature": "AAAA",
@@ -383,7 +386,7 @@ def test_signed_records_are_checked_with_the_public_key(add_next_run, tmp_path):
     data = ledger.canonical_json(unsigned)
     (lake / "ledger" / "00000008.json").write_bytes(data)
     stores.write_bytes(lake / "ledger" / "HEAD", ledger.canonical_json({"number": 8, "sha256": ledger.sha256(data)}))
-    assert [difference.description for difference in verify(lake, "all", public).differences] == [
+    assert [difference.description for difference in verify(lake, "all", [public]).differences] == [
         "has an invalid signature"
     ]
 
@@ -433,13 +436,15 @@ def test_runs_without_a_record_can_be_adopted(add_next_run):
     record_run_end(runs[3])
     done = CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(runs[0].lake), "--json"])
     assert done.exit_code == 1, done.output
-    assert json.loads(done.stdout.splitlines()[-1]) == {"adopted": [runs[0].run_id], "left": [runs[1].run_id]}
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "adopted": [runs[0].run_id, runs[2].run_id], "left": [runs[1].run_id]
+    }  # fmt: skip
     assert not verify(runs[0].lake, "all").is_intact
     done = CliRunner().invoke(cli.app, ["adopt", runs[1].run_id, "--lake", str(runs[0].lake)])
     assert done.exit_code == 0, done.output
     result = verify(runs[0].lake, "all")
     assert result.is_intact
-    assert ["was adopted as stored on" in note for note in result.notes] == [True, True, False]
+    assert ["was adopted as stored on" in note for note in result.notes] == [True, True, True, False]
     assert "runs recorded: 0" in CliRunner().invoke(cli.app, ["adopt", "all", "--lake", str(runs[0].lake)]).stdout
     assert CliRunner().invoke(cli.app, ["adopt", "none", "--lake", str(runs[0].lake)]).exit_code == 2
     with restore_after(runs[0].folder / "report.html") as path:
@@ -509,4 +514,4 @@ def test_a_report_is_verified_with_a_key_and_a_head(intact_lake, tmp_path):
     assert verify_report("--head", "0" * 64).exit_code == 1
     assert verify_report("--head", "short").exit_code == 2
     result = verify_report("--public-key", str(tmp_path / "key.pub"))
-    assert (result.exit_code, "is not signed, expected a signature with key" in result.stdout) == (1, True)
+    assert (result.exit_code, "is not signed, like all records before it, expected key" in result.stdout) == (1, True)

@@ -427,4 +427,6 @@ def test_a_report_of_a_changed_run_has_a_warning(lake, make_pair):
     ledger.append(lake.path, "run", {"run_id": run.run_id, "status": "completed", "manifest_sha256": digest})
     assert "Do not rely on this report" not in render_html_report(lake).text
     run.update(reason="nothing to see here")
-    assert "Its sha256 differs from that in record 1 of the ledger" in render_html_report(lake).text
+    assert "Its sha256 differs from that in record 1 of the ledger" in render_html_report(lake, run.run_id).text
+    with pytest.raises(ReportError, match=f"the newest run, {run.run_id}, is not in the ledger as it is stored"):
+        render_html_report(lake)

@@ -6,6 +6,7 @@ from review.evidence.decisions import Reviewer, decide
 from review.site.app import create_app
 from review.site.lake_cache import LakeCache
 from stores import ledger
+from tasks.lake.journal import record_run_end
 
 
 def test_decision_in_object_storage_is_shown_at_once(remote_folder):
@@ -55,6 +56,7 @@ def test_nothing_of_a_run_stays_in_memory_once_its_manifest_was_replaced(lake, m
     cache.get_or_compute(cache.pictures, "picture", lambda: "pixels")
     cache.get_lake_version()
     assert (len(cache.pictures), len(cache._results), len(cache._connections)) == (1, 1, 1)
+    record_run_end(run)
     run.rewrite("erased", "DSR-1")
     cache.get_lake_version()
     assert (len(cache.pictures), len(cache._results), len(cache._connections)) == (0, 0, 0)

@@ -370,6 +370,7 @@ def test_a_pair_that_the_corpus_still_has_is_reported(tmp_path, run_class, lake,
     rows = run.add_pairs(["a"])
     run.write_table("pairs", [rows[0] | {"file_name": name}])
     run.finish("completed")
+    record_run_end(run)
     assert plan_erasure(lake, ["pair-0000"], None, [], "me", "DSR")[1].in_corpora == {str(corpus): 1}
 
 

@@ -13,6 +13,7 @@ from stores import file_sha256
 from tasks import attribute as stage
 from tasks.errors import StoreError
 from tasks.lake.finished import note_finished
+from tasks.lake.journal import record_run_end
 from tasks.lake.run import Run
 
 ROWS = 12
@@ -75,6 +76,7 @@ def first_run(write_corpus, begin_run, saved_lake, tmp_path):
     (folder,) = (pipeline.run.lake / "runs").iterdir()
     run = Run(pipeline.run.lake, folder.name)
     run.update(corpus=corpus_place)
+    record_run_end(run)
     return dataclasses.replace(pipeline, run=run)
 
 

@@ -12,6 +12,7 @@ import stores
 from stores import LakeError
 from tasks.lake import prune as stage
 from tasks.lake.incremental import find_base
+from tasks.lake.journal import record_run_end
 from tasks.lake.lock import lock_run
 from tasks.lake.prune import RetentionPolicy, plan_pruning, prune_run
 from tasks.notify import store_alert_history
@@ -45,6 +46,7 @@ def add_run(run_class):
             store_alert_history(run, MIN_PAIRS)
         run.finish(status)
         run.update(finished_at=f"2026-{month:02d}-01T01:00:00+00:00")
+        record_run_end(run)
         return run
 
     return add

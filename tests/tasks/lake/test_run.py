@@ -60,7 +60,8 @@ def test_the_manifest_lists_each_file_with_its_digest_and_rows(phantom_audit):
     phantom_audit.to_alerts()
     entries = run.read_manifest()["files"]
     remove_notes(run)  # as at the end of a run
-    on_disk = {path for path in read_all_files(run.lake) if not path.endswith("manifest.json")}
+    on_disk = {path for path in read_all_files(run.lake / "runs") if not path.endswith("manifest.json")}
+    on_disk = {f"runs/{path}" for path in on_disk}
     assert {entry["path"] for entry in entries} == on_disk
     assert len(entries) == len(on_disk)
     for entry in entries:

@@ -12,6 +12,7 @@ from review.site import reads
 from review.site.app import create_app
 from review.site.reads import ReadsError, ReadsLog, get_folder
 from review.site.settings import ReviewSettings
+from tasks.lake.journal import record_run_end
 
 RUN = "20260101T000000-aaaaaa"
 OTHER = "20260102T000000-aaaaaa"
@@ -116,7 +117,7 @@ def test_erasing_a_pair_erases_its_id_from_the_log(tmp_path, audited_lake):
 
 def test_command_erases_the_log_beside_the_lake(tmp_path, make_add_next_run):
     lake = tmp_path / "lake"
-    make_add_next_run(lake)()
+    record_run_end(make_add_next_run(lake)())
     log = ReadsLog(get_folder(lake), lake)
     log.add(page="/pair", user="ada", pair="pair-0001")
     log.add(page="/pair", user="ada", pair="pair-0002")

@@ -33,9 +33,10 @@ class Disk:
         for owner, name in _OPERATIONS:
             patch.setattr(owner, name, self._wrap(getattr(owner, name)))
 
-    def _wrap(self, call):
+    def _wrap(self, call, open_file=os.open):
         def wrapped(place, *others, **named):
-            if isinstance(place, int) or str(place).startswith(self.folder):
+            reads = call is open_file and not Path(place).is_dir()  # a folder is opened to flush it
+            if not reads and (isinstance(place, int) or str(place).startswith(self.folder)):
                 self.num_calls += 1
                 if self.num_calls == self.nth or (self.full and self.num_calls > self.nth):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -95,7 +95,7 @@ def test_options_of_access_reach_the_site(tmp_path, monkeypatch, users_command):
     users_command("add", "ada", *user, typed=f"{PASSWORD}\n")
     started = []
     monkeypatch.setattr("review.site.serve.serve", lambda app, *_: started.append(app.state.settings) or True)
-    options = ["--users", str(users_command.path), "--host", "0.0.0.0", "--four-eyes"]
+    options = ["--users", str(users_command.path), "--host", "0.0.0.0", "--four-eyes", "--reads", f"{tmp_path}.r"]
     proxy = [
         "--proxy-header",
         "X-User",
@@ -111,6 +111,6 @@ def test_options_of_access_reach_the_site(tmp_path, monkeypatch, users_command):
     )
     assert result.exit_code == 0, result.output
     (settings,) = started
-    assert (settings.users, settings.four_eyes) == (users_command.path, True)
+    assert (settings.users, settings.four_eyes, str(settings.reads)) == (users_command.path, True, f"{tmp_path}.r")
     assert (settings.proxy_header, settings.proxy_role_header) == ("X-User", "X-Role")
     assert (settings.proxy_from, settings.public_url) == (("::1", "10.0.0.1"), "https://audit.example")

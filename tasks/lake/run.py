@@ -111,7 +111,13 @@ class Run:
     # The manifest
 
     def create(self, facts: Mapping[str, Any]) -> None:
-        """Write the first manifest of a run, with status `running` and `facts` such as configuration and versions."""
+        """Write the first manifest of a run, with status `running` and `facts` such as configuration and versions.
+
+        A lake that does not exist is created, and private: it contains captions.
+        """
+        if isinstance(self.lake, Path):
+            self.lake.parent.mkdir(parents=True, exist_ok=True)
+            self.lake.mkdir(mode=0o700, exist_ok=True)
         started = {"reason": None, "started_at": utc_timestamp(), "finished_at": None}
         record = {"schema_version": SCHEMA_VERSION, "run_id": self.run_id, "status": "running", **started, **facts}
         self._write_manifest(_to_json(record | {"counts": dict.fromkeys(_COUNTS, 0), "files": []}))

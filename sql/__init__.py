@@ -24,7 +24,7 @@ from sql.lake import (
     is_trusted,
     latest_run,
 )
-from sql.manifest import is_run_id, manifest_sha256, parse_manifest, read_manifests
+from sql.manifest import is_id, manifest_sha256, parse_manifest, read_manifests
 from sql.queries import (
     conform,
     conform_columns,
@@ -53,7 +53,7 @@ __all__ = [
     "connect",
     "describe_view",
     "is_complete",
-    "is_run_id",
+    "is_id",
     "is_trusted",
     "latest_run",
     "list_damage",

@@ -23,14 +23,14 @@ from stores.run_records import RecordedRuns, read_recorded
 MANIFEST = "manifest.json"
 _log = logging.getLogger(__name__)
 _warned: set[tuple[str, str]] = set()
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MAX_DEPTH = 16
 _MAX_REASONS = 3
 
 
-def is_run_id(text: str) -> bool:
-    """Return whether a text, such as the name of a folder, can be the id of a run: letters, digits, `-` and `_`."""
-    return _RUN_ID.fullmatch(text) is not None
+def is_id(text: str) -> bool:
+    """Return whether a text can be the id of a run, pair or alert: letters, digits, `-` and `_`."""
+    return _ID.fullmatch(text) is not None
 
 
 def _check_time(text: str) -> str:
@@ -55,7 +55,7 @@ def _check_depth(value: Any) -> Any:
     return value
 
 
-_RunId: TypeAlias = Annotated[str, Field(pattern=rf"^{_RUN_ID.pattern}\z")]
+_RunId: TypeAlias = Annotated[str, Field(pattern=rf"^{_ID.pattern}\z")]
 _Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
 _Time: TypeAlias = Annotated[str, AfterValidator(_check_time)]
 _Integer: TypeAlias = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -183,7 +183,7 @@ def parse_manifest(data: bytes, run_id: str) -> dict[str, Any]:
         ValueError: The name is no run id, or the manifest does not fit the schema, belongs to another run, or lists
             files outside the run's folder. The message says what was found.
     """
-    if not is_run_id(run_id):
+    if not is_id(run_id):
         raise ValueError("the name of its folder is no run id, expected letters, digits, - and _")
     try:
         manifest: dict[str, Any] = json.loads(data.decode(), parse_constant=_refuse_number)
@@ -258,7 +258,7 @@ def read_manifests(
         LakeError: The lake cannot be read, or the manifest of a run that was named is damaged.
     """
     run_ids = stores.list_folders(lake / "runs") if run_id is None else sorted({run_id, *also})
-    if run_id is not None and (bad := [name for name in run_ids if not is_run_id(name)]):
+    if run_id is not None and (bad := [name for name in run_ids if not is_id(name)]):
         raise LakeError(f"run: got {bad[0]!r}, expected the id of a run; list them with m2ib-audit runs")
     if known is None:
         known = read_recorded(lake) if run_id is None else RecordedRuns({})
@@ -288,4 +288,5 @@ def warn_damaged(run_id: str, reason: str) -> None:
     """Log that a damaged run is left out, once per process."""
     if (run_id, reason) not in _warned:
         _warned.add((run_id, reason))
-        _log.warning("run %s is damaged and left out: %s", run_id, reason)
+        text = f"run {run_id} is damaged and left out: {reason}"  # the name of a folder may have control characters
+        _log.warning("%s", "".join(mark if mark.isprintable() else "\ufffd" for mark in text))

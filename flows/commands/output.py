@@ -29,6 +29,7 @@ if not stdout.is_terminal:
     stdout.width = 240  # a pipe has no width that a table must fit
 _COLUMNS = 80  # of wrapped text
 _RUN_ID = r"\d{8}T\d{6}-[0-9a-f]+"
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _READABLE = 40  # characters to which the widest column of a table may be narrowed
 
 
@@ -60,28 +61,33 @@ RunArgument = Annotated[
 AuditFile = Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="What to audit; see docs/audit-toml.md.")]
 
 
+def _clean(text: str) -> str:
+    """Replace control characters, with which a name or text of a lake could change the terminal."""
+    return _CONTROL.sub("\ufffd", text)
+
+
 def fail(message: str, code: Exit = Exit.BAD_INPUT) -> NoReturn:
     """Print a message to standard error and exit."""
-    stderr.print(f"m2ib-audit: {message}", markup=False)
+    stderr.print(f"m2ib-audit: {_clean(message)}", markup=False)
     raise typer.Exit(code)
 
 
 def say(line: str) -> None:
     """Print a line to standard output, as part of the result."""
-    stdout.print(line, markup=False)
+    stdout.print(_clean(line), markup=False)
 
 
 def say_wrapped(text: str, indent: int = 0) -> None:
     """Print text to standard output, wrapped at 80 columns; all lines are indented."""
     from rich.text import Text
 
-    for line in Text(text).wrap(stdout, min(stdout.width, _COLUMNS) - indent):
+    for line in Text(_clean(text)).wrap(stdout, min(stdout.width, _COLUMNS) - indent):
         stdout.print(Text(" " * indent + line.plain.rstrip()))
 
 
 def note(line: str) -> None:
     """Print a line to standard error, such as a progress message; it is not part of the result."""
-    stderr.print(line, markup=False)
+    stderr.print(_clean(line), markup=False)
 
 
 def print_json(value: Any) -> None:
@@ -249,7 +255,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _format_cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else _clean(str(value))
 
 
 def _fits(names: list[str], cells: list[list[str]]) -> bool:

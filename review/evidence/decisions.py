@@ -250,7 +250,7 @@ def query_decisions(
     """
     run_id = manifest["run_id"]
     known = read_recorded(lake)
-    names = known.sort({*filter(sql.is_run_id, stores.list_folders(lake / "runs")), run_id})
+    names = known.sort({*filter(sql.is_id, stores.list_folders(lake / "runs")), run_id})
     names = names[: names.index(run_id)]
     damage: dict[str, str] = {}
     records = sql.read_manifests(lake, names[0], names[1:], damage, known) if names else []

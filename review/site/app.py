@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
@@ -44,13 +44,20 @@ def create_app(lake: Root, settings: ReviewSettings | None = None) -> FastAPI:
     app.add_middleware(Guard, access=access, reads=reads)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for page in _PAGES:
-        app.include_router(page.router)
+        app.include_router(page.router, dependencies=[Depends(_check_ids)])
     app.add_exception_handler(HTTPException, _show_problem)
     app.add_exception_handler(RequestValidationError, _show_problem)
     app.add_exception_handler(RefusedError, _show_problem)
     for error in _PROBLEMS:
         app.add_exception_handler(error, _show_problem)
     return app
+
+
+def _check_ids(request: Request) -> None:
+    """Raise UnknownError if an id in the path of a URL is no id. Its value could reach a header or a message."""
+    for name in ("run_id", "alert_id", "pair_id"):
+        if not sql.is_id(request.path_params.get(name, "x")):
+            raise UnknownError("This page does not exist.")
 
 
 async def _show_problem(request: Request, error: Exception) -> Response:

@@ -233,7 +233,7 @@ class LakeCache:
 
 
 def _list_run_ids(lake: Root) -> list[str]:
-    return [name for name in stores.list_folders(lake / "runs") if sql.is_run_id(name)]
+    return [name for name in stores.list_folders(lake / "runs") if sql.is_id(name)]
 
 
 def _list_remote_runs(lake: Root) -> dict[str, Hashable]:

@@ -138,8 +138,8 @@ class Access:
         """
         if (fetch_site := headers.get("sec-fetch-site")) is not None:
             return fetch_site in ("same-origin", "none")
-        referer = urlsplit(headers.get("referer", ""))
-        return f"{referer.scheme}://{referer.netloc}".casefold() == self._get_origin(host)
+        origin = re.match(r"https?://[^/?#]+", headers.get("referer", ""))
+        return origin is not None and origin[0].casefold() == self._get_origin(host)
 
     def _get_origin(self, host: str) -> str:
         url = self._public_url
@@ -261,8 +261,7 @@ def _find_faults(settings: ReviewSettings) -> Iterator[str]:
             "--allow-anonymous-read: got it together with --users or --proxy-header, expected only one of them because "
             "these require readers to sign in; leave one of them out"
         )
-    url = urlsplit(settings.public_url or "http://localhost")
-    if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/") or url.query:
+    if not _is_public_url(settings.public_url or "http://localhost"):
         yield (
             f"--public-url: got {settings.public_url!r}, expected the URL that browsers show, without a path, such as "
             "https://audit.example.org"
@@ -279,6 +278,15 @@ def _find_faults(settings: ReviewSettings) -> Iterator[str]:
             ipaddress.ip_network(text)
         except ValueError as error:
             yield f"--proxy-from: got {text!r}, expected an address or network ({error})"
+
+
+def _is_public_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        _ = url.port  # raises ValueError if it is not a number
+    except ValueError:
+        return False
+    return url.scheme in ("http", "https") and bool(url.hostname) and not (url.path.strip("/") or url.query)
 
 
 def _parse_host_name(host: str) -> str | None:

@@ -81,7 +81,10 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     def _choose_dropped(self) -> "Connection | None":
-        """Return the connection that makes room for this one: the longest waiting, or this one if none waits."""
+        """Return the connection that makes room for this one: the longest waiting of the address that has most.
+
+        If none waits, it is the newest of that address.
+        """
         everybody = [each for each in self.connections if isinstance(each, Connection)]
         counts = Counter(each.network for each in everybody)
         if self.network and counts[self.network] > MAX_PER_ADDRESS:
@@ -90,8 +93,11 @@ class Connection(H11Protocol):
             crowd = counts.most_common(1)[0][0]
         else:
             return None
-        waiting = [each for each in everybody if each.network == crowd and each is not self and each.waits_for]
-        return min(waiting, key=lambda each: each._since, default=self)
+        members = [each for each in everybody if each.network == crowd]
+        waiting = [each for each in members if each is not self and each.waits_for]
+        if not waiting:
+            return max(members, key=lambda each: each._since)
+        return min(waiting, key=lambda each: each._since)
 
 
 def count_allowed() -> int:

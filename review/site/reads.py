@@ -56,8 +56,8 @@ class ReadsLog:
                 pass
         except OSError as error:
             raise ReadsError(
-                f"--reads: the log of reads cannot be written to {folder} ({error.strerror or error}), expected a "
-                "writable folder; make it writable, or choose another with --reads FOLDER"
+                f"log of reads: cannot be written to {folder} ({error.strerror or error}), expected a folder of this "
+                "account; use the account of the site, or another folder: m2ib-audit review --reads FOLDER"
             ) from error
 
     def add(self, **values: Any) -> None:

@@ -5,11 +5,13 @@ import io
 import logging
 import resource
 import socket
+import threading
 
 import pytest
 
-from review.site import connections
+from review.site import connections, guard
 from review.site.logs import MAX_KINDS, MAX_LINES, BoundedHandler
+from review.site.pages import overview
 
 HEAD = b"GET /help HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 POST = b"POST /sign-in HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 50\r\n\r\nname="
@@ -69,6 +71,22 @@ def test_the_address_with_most_connections_makes_room(serve, monkeypatch):
         assert site.get("/help", {"X-User": "Ada"}).status == 200
         other.sendall(b"Connection: close\r\n\r\n")
         assert b"HTTP/1.1 403" in other.recv(65536)
+
+
+def test_pages_that_are_worked_on_make_room_for_another_address(serve, monkeypatch):
+    """Many slow pages of one address are no reason to turn others away."""
+    release, started = threading.Event(), threading.Semaphore(0)
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 12)
+    monkeypatch.setattr(overview, "reader_terms", lambda: started.release() or release.wait(60) or [])
+    site = serve()
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", site.port), 60, ("127.0.0.2", 0)))
+            slow.sendall(HEAD + b"\r\n")
+        for _ in range(guard.MAX_AT_ONCE):
+            assert started.acquire(timeout=60)
+        assert site.get("/runs").status == 200
+        release.set()
 
 
 @pytest.mark.parametrize("phase", ["head", "body"])

@@ -76,7 +76,7 @@ def test_log_is_beside_the_lake_and_never_in_it(tmp_path, users_file, audited_la
         with pytest.raises(ReadsError, match="which is in the lake"):
             ReadsLog(folder, audited_lake)
     (tmp_path / "file").touch()
-    with pytest.raises(ReadsError, match=r"cannot be written.*--reads FOLDER"):
+    with pytest.raises(ReadsError, match=r"cannot be written to .*--reads FOLDER"):
         create_app(audited_lake, ReviewSettings(users=users_file, reads=tmp_path / "file"))
 
 

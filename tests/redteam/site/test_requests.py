@@ -142,7 +142,10 @@ def test_dates_that_python_does_not_have_do_not_make_the_page_fail(client):
 
 FOREIGN = (
     *({"Sec-Fetch-Site": site} for site in ("cross-site", "same-site", "", "none, cross-site")),
-    *({"Referer": referer} for referer in ("", "http://evil.example/", "http://127.0.0.1:9999/", f"{ORIGIN}.evil/")),
+    *(
+        {"Referer": referer}
+        for referer in ("", "http://[", "http://evil.example/", "http://127.0.0.1:9999/", f"{ORIGIN}.evil/")
+    ),
 )
 OWN = ({"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-origin"}, {"Referer": f"{ORIGIN}/sql"})
 
@@ -229,6 +232,10 @@ FORM = b"Content-Type: application/x-www-form-urlencoded\r\nSec-Fetch-Site: same
         (b"PROPFIND / HTTP/1.1\r\n" + HOST + b"\r\n", (403,)),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400, 421)),
         (b"GET /\r\n", (400,)),
+        (b"GET /\xff\xfe?\xff HTTP/1.1\r\n" + HOST + b"\r\n", (400,)),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"Cookie: \xff=\xfe; =;;\r\nReferer: http://[\r\n\r\n", (303,)),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"Origin: http://[\r\nReferer: http://\xff@[::1]:x/\r\n\r\n", (303,)),
+        (b"POST /sign-in HTTP/1.1\r\n" + HOST + b"Origin: http://[\r\nContent-Length: 0\r\n\r\n", (403,)),
         (b"GET / HTTP/1.1\r\n" + HOST + b"X: a\r\n b\r\nY\x00: c\r\n\r\n", (400,)),
         (b"GET /\r\nSet-Cookie: x=y HTTP/1.1\r\n" + HOST + b"\r\n", (400,)),
         (b"GET / HTTP/1.1\r\n" + HOST + b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n", (303,)),

@@ -192,6 +192,8 @@ def test_anonymous_readers_cannot_write(make_client):
         ({"public_url": "audit.example"}, "--public-url"),
         ({"public_url": "https://audit.example/below"}, "--public-url"),
         ({"public_url": "ftp://audit.example"}, "--public-url"),
+        ({"public_url": "https://["}, "--public-url"),
+        ({"public_url": "https://audit.example:x"}, "--public-url"),
     ],
 )
 def test_contradictory_settings_are_rejected(settings, message):

@@ -244,3 +244,10 @@ def test_the_guide_of_the_report_has_its_chapters():
 def test_links_lead_to_files(page):
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_tests_that_the_threat_model_names_exist():
+    text = (ROOT / "docs/threat-model.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`((?:site/)?test_\w+\.py)`", text))
+    assert len(names) > 10
+    assert [name for name in sorted(names) if not [*ROOT.glob(f"tests/**/{name}")]] == []

@@ -37,6 +37,8 @@ _FEW_FILES = 16
 _PARQUET_END: Final = b"PAR1"
 _READ_ERROR: Final = "Failed to read file"
 """Part of the message of some of DuckDB's errors about damaged files. Others have no class of their own."""
+_DAMAGE: Final = (duckdb.Error, OSError, RuntimeError)
+"""Errors of damaged files. DuckDB's Python package raises RuntimeError for names of columns that are not UTF-8."""
 _Entry: TypeAlias = Mapping[str, Any]
 
 
@@ -159,7 +161,7 @@ class Tables:
                 if again and self.damage:
                     connection.execute("DELETE FROM stored.runs WHERE list_contains(?, run_id)", [list(self.damage)])
                 connection.execute("COMMIT")
-            except (duckdb.Error, OSError) as error:
+            except _DAMAGE as error:
                 connection.execute("ROLLBACK")
                 connection.execute("USE main")
                 if not (found := self._find_damage(connection, [(table, entry) for entry in self.entries[table]])):
@@ -200,7 +202,7 @@ class Tables:
             try:
                 _check_file(path)
                 _conform(table, connection.read_parquet([str(path)], hive_partitioning=False))
-            except (duckdb.Error, OSError) as error:
+            except _DAMAGE as error:
                 found.setdefault(_run_id(entry), _describe(table, error))
         for table, entry in () if found else entries:
             path = self._path(entry)

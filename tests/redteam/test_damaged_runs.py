@@ -103,7 +103,9 @@ def test_manifest_with_a_value_of_another_type_is_damaged_or_harmless(runs):
             assert intact.run_id in {row["run_id"] for row in sql.read(connection, "FROM runs")}
 
 
-@pytest.mark.parametrize("kind", ["truncated", "flipped", "missing", "pipe", "other columns", "column not UTF-8", "folder"])
+@pytest.mark.parametrize(
+    "kind", ["truncated", "flipped", "missing", "pipe", "other columns", "column not UTF-8", "folder"]
+)
 def test_damaged_parquet_file_damages_only_its_run(runs, kind):
     intact, run = runs
     path = run.path("alerts")

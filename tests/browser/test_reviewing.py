@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
 from pypdf import PdfReader
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
+from review.site.lake_cache import LakeCache
 from stores import ledger
 
 
@@ -213,6 +215,36 @@ def test_page_of_another_site_cannot_post(site, visit, sign_in_as, lake, serve, 
     page.get_by_role("button", name="Win").click()
     assert "Refused: not sent from this site" in page.locator("h1").inner_text()
     assert ledger.select_kinds(ledger.read_records(lake), "review") == []
+
+
+def test_page_of_another_site_cannot_run_queries(site, visit, sign_in_as, serve, monkeypatch):
+    ran = []
+    monkeypatch.setattr(LakeCache, "run_query", lambda _, text, *__: ran.append(text) or pa.table({"answer": [42]}))
+    server = site(with_users=True)
+    target = f"{server.address}/sql?q=SELECT"
+
+    async def answer(request):
+        return HTMLResponse(
+            f'<!doctype html><link rel="icon" href="data:,"><iframe src="{target}+1"></iframe>'
+            f'<a href="{target}+2">link</a><form action="{server.address}/sql"><input name="q" value="SELECT 3">'
+            "<button>form</button></form>"
+        )
+
+    other_site = serve(lambda port: Starlette(routes=[Route("/", answer)]))
+    page = sign_in_as(visit(server), "ada")
+    page.expected = {403, "blocked"}
+    for click in (lambda: page.get_by_text("link").click(), lambda: page.get_by_role("button", name="form").click()):
+        page.goto(other_site.address)
+        click()
+        page.wait_for_url(f"{server.address}/**")
+        if "/sign-in" not in page.url:
+            assert "The query was not run" in page.get_by_role("alert").inner_text()
+    assert ran == []
+    page.goto(f"{target}+4")  # typed
+    assert ran == ["SELECT 4"]
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.wait_for_load_state()
+    assert ran == ["SELECT 4"] * 2
 
 
 def test_of_concurrent_decisions_one_is_recorded_and_others_keep_their_text(site, lake, paths):

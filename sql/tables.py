@@ -1,5 +1,6 @@
 """Tables of a connection: views over the Parquet files that manifests list, without the runs that are damaged."""
 
+import contextlib
 import os
 import threading
 import uuid
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 import stores
@@ -79,6 +81,7 @@ class Tables:
             stores.fetch_all(lake, {each["path"]: each["sha256"] for table in TABLES for each in self.entries[table]})
         self._lake = lake
         self._runs = len(records)
+        self._unrecorded = {record["run_id"] for record in records if record.get("recorded") is False}
         self._stub_prefix = uuid.uuid4().hex
         self._lock = threading.Lock()
         local = {table for table in TABLES if all(self._path(each).is_file() for each in self.entries[table])}
@@ -88,6 +91,8 @@ class Tables:
         """Define all tables. Raises LakeError if a file is missing or damaged, and its run cannot be left out."""
         for table in self._missing:
             pq.write_table(schema(table).empty_table(), self._stub(table))
+        if found := self._find_foreign_rows(table for table in TABLES if table not in self._missing):
+            self._leave_out(found)
         self._define(connection, TABLES)
         _tables[connection] = self
 
@@ -142,7 +147,7 @@ class Tables:
                         stores.fetch(self._lake / entry["path"], entry["sha256"])
                     except stores.DamagedFileError as error:
                         found.setdefault(_run_id(entry), str(error))
-        if found:
+        if found := found or self._find_foreign_rows(tables):
             self._leave_out(found)
         self._missing.difference_update(tables)
         present = [table for table in TABLES if table not in self._missing] if found else tables
@@ -209,6 +214,20 @@ class Tables:
             if stores.known_sha256(path) != entry["sha256"]:
                 problem = f"{path} does not have the sha256 in the manifest"
                 found.setdefault(_run_id(entry), _describe(table, problem))
+        return found
+
+    def _find_foreign_rows(self, tables: Iterable[str]) -> dict[str, str]:
+        """Return why runs that the ledger lacks are damaged: with rows of another run they would change that run."""
+        found: dict[str, str] = {}
+        for table in tables if self.damage is not None and self._unrecorded else ():
+            for entry in self.entries[table]:
+                run_id = _run_id(entry)
+                with contextlib.suppress(OSError, pa.ArrowException):  # damage is found by DuckDB
+                    if run_id in self._unrecorded:
+                        with pq.ParquetFile(self._path(entry)) as file:
+                            run_ids = file.read(columns=["run_id"])["run_id"].unique().to_pylist()
+                        if any(each != run_id for each in run_ids):
+                            found[run_id] = _describe(table, f"{self._path(entry)} has rows of another run")
         return found
 
     def _leave_out(self, found: Mapping[str, str]) -> None:

@@ -189,3 +189,22 @@ def test_a_lake_without_records_of_runs_must_be_adopted_once(runs, lake):
     assert sql.latest_run(sql.read_manifests(lake))[0] == runs[-1].run_id  # by id
     assert run_command("adopt", "all", lake=lake).exit_code == 0
     assert list_faults(lake) == []
+
+
+def test_a_copy_with_the_rows_of_another_run_changes_nothing_of_that_run(runs, lake):
+    """Rows have the id of their run: a copied folder would double the alerts of the run that was copied."""
+
+    def read():
+        with sql.connect(lake) as connection:
+            return sql.read(connection, "FROM alerts ORDER BY ALL"), sql.list_damage(connection)
+
+    before, _ = read()
+    copied = runs[0].folder.with_name("20270101T000000-bbbbbb")
+    shutil.copytree(runs[0].folder, copied)
+    text = (copied / "manifest.json").read_text().replace(runs[0].run_id, copied.name)
+    (copied / "manifest.json").write_text(text)
+    after, damage = read()
+    assert after == before
+    assert "has rows of another run" in damage[copied.name]
+    assert run_command("adopt", copied.name, lake=lake).exit_code != 0
+    assert f"runs/{copied.name}/manifest.json" in dict(list_faults(lake))

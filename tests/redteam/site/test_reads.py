@@ -3,6 +3,7 @@
 import json
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import pytest
 from typer.testing import CliRunner
@@ -57,6 +58,9 @@ def test_each_read_of_a_signed_in_user_is_logged_before_its_answer(serve, users_
     )
     for path in ("/reads.jsonl", "/../reads/reads.jsonl", "/static/..%2f..%2freads.jsonl", "/lake.reads/reads.jsonl"):
         assert site.get(path, rita).status in (400, 404)
+    answer = site.get("/sql?q=" + quote(f"SELECT content FROM read_text('{folder}/reads.jsonl')"), rita).text
+    assert "The query failed" in answer
+    assert "thumbnail" not in answer
 
 
 def test_users_of_a_proxy_are_logged_and_visitors_without_a_name_are_not(serve, tmp_path, audited_lake):

@@ -1,7 +1,8 @@
 """Download of a run's report; its digest is recorded in the ledger, so that a copy can be verified."""
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
@@ -17,7 +18,27 @@ _MEDIA_TYPES: Final = {"html": "text/html; charset=utf-8", "pdf": "application/p
 MAX_CONCURRENT: Final = 2
 """Maximum number of reports that are written at the same time; each takes seconds and some hundred megabytes."""
 _MAX_WAIT_SECONDS: Final = 30.0
+MAX_WAITING: Final = 6
+"""Maximum number of reports that wait for others, because they wait in the threads that serve pages."""
+_places = threading.BoundedSemaphore(MAX_CONCURRENT + MAX_WAITING)
 _slots = threading.BoundedSemaphore(MAX_CONCURRENT)
+
+
+@contextlib.contextmanager
+def _take_slot() -> Iterator[None]:
+    """Wait until few enough reports are written. Raises ReportError if too many wait, or for too long."""
+    busy = ReportError(f"{MAX_CONCURRENT} other reports are being written. Try again in a minute.")
+    if not _places.acquire(blocking=False):
+        raise busy
+    try:
+        if not _slots.acquire(timeout=_MAX_WAIT_SECONDS):
+            raise busy
+        try:
+            yield
+        finally:
+            _slots.release()
+    finally:
+        _places.release()
 
 
 @router.get("/runs/{run_id}/report.{kind}")
@@ -30,13 +51,12 @@ def download_report(request: Request, lake: Lake, run_id: str, kind: str) -> Res
         raise UnknownError(f"Run {run_id} was pruned: its tables were deleted, so it has no report.")
     settings = request.app.state.settings
 
+    def render() -> bytes:
+        return render_report(load_document(lake.lake, run_id, settings.remote_corpora), kind)
+
     def write() -> bytes:
-        if not _slots.acquire(timeout=_MAX_WAIT_SECONDS):
-            raise ReportError(f"{MAX_CONCURRENT} other reports are being written. Try again in a minute.")
-        try:
-            return render_report(load_document(lake.lake, run_id, settings.remote_corpora), kind)
-        finally:
-            _slots.release()
+        with _take_slot():
+            return cache_report(render)  # another request may have written it meanwhile
 
     def cache_report(compute: Callable[[], bytes]) -> bytes:
         return lake.get_or_compute(lake.reports, (run_id, kind, lake.get_lake_version()), compute)

@@ -6,7 +6,7 @@ import itertools
 import re
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -416,6 +416,25 @@ def test_one_person_does_not_take_all_threads(serve, users_file, monkeypatch):
         assert not any(each.done() for each in slow)
         release.set()
         assert {each.result().status for each in slow} == {200}
+
+
+def test_reports_of_many_people_do_not_take_all_threads(serve, monkeypatch):
+    release, written = threading.Event(), []
+    monkeypatch.setattr(downloads, "load_document", lambda *_: None)
+    monkeypatch.setattr(downloads, "render_report", lambda *_: (release.wait(120) and written.append(1)) or b"report")
+    site = serve(proxy_header="X-User", proxy_from=("127.0.0.1",), proxy_role_header="X-Role")
+    with ThreadPoolExecutor(60) as pool:
+        own = {"Sec-Fetch-Site": "none"}
+        reports = [
+            pool.submit(site.get, f"/runs/{RUN}/report.html", own | {"X-User": f"P{number}"}) for number in range(60)
+        ]
+        refused = 60 - downloads.MAX_CONCURRENT - downloads.MAX_WAITING
+        while sum(each.done() for each in reports) < refused:
+            wait([each for each in reports if not each.done()], 0.05, "FIRST_COMPLETED")
+        assert site.get("/", {"X-User": "Ada"}).status == 200
+        release.set()
+    assert sorted(each.result().status for each in reports) == [200] * (60 - refused) + [503] * refused
+    assert len(written) <= downloads.MAX_CONCURRENT  # the others got the same report
 
 
 def test_answers_have_no_header_of_the_request(serve):

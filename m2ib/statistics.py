@@ -89,15 +89,17 @@ class FeatureStatistics:
             with safe_open(path, framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a mapping
                 scopes = json.loads((file.metadata() or {}).get("made_for", "{}"))
-        except (OSError, ValueError, SafetensorError) as error:
+            parts = {
+                name: TowerStatistics(tensors.pop(f"{name}.mean"), tensors.pop(f"{name}.std"), str(scopes[name]))
+                for name in ("image", "text")
+                if f"{name}.mean" in tensors
+            }
+            shapes = [part.mean.ndim == 2 and part.mean.shape == part.std.shape for part in parts.values()]
+            if tensors or not all(shapes):
+                raise ValueError("it has other tensors than statistics")  # noqa: TRY301  # as below
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
             raise CalibrationError(f"The statistics file {path} cannot be read: {error}. Calibrate again.") from error
-
-        def part(name: str) -> TowerStatistics | None:
-            if f"{name}.mean" not in tensors:
-                return None
-            return TowerStatistics(tensors[f"{name}.mean"], tensors[f"{name}.std"], scopes.get(name, "unknown"))
-
-        return cls(part("image"), part("text"))
+        return cls(**parts)
 
 
 def calibrate(

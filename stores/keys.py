@@ -104,6 +104,7 @@ def create_key(path: Path) -> PublicKey:
 
 def load_key(path: Path) -> SigningKey:
     """Read a private key from a file. Raises KeyFileError if it is invalid, or if other users can access the file."""
+    from cryptography.exceptions import InternalError, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -113,7 +114,7 @@ def load_key(path: Path) -> SigningKey:
             f"key: {path} may be used by others (mode {others:03o} for group and others), expected only by its owner; "
             "run chmod 600 on it"
         )
-    with contextlib.suppress(TypeError, ValueError):
+    with contextlib.suppress(TypeError, ValueError, UnsupportedAlgorithm, InternalError):
         if isinstance(key := load_pem_private_key(data, None), Ed25519PrivateKey):
             return SigningKey(key)
     raise KeyFileError(
@@ -142,10 +143,11 @@ def load_public_keys(path: Path) -> list[PublicKey]:
 
 def load_public_key(path: Path) -> PublicKey:
     """Read a public key from a file. Raises KeyFileError if it is invalid or cannot be read."""
+    from cryptography.exceptions import InternalError, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, UnsupportedAlgorithm, InternalError):
         if isinstance(key := load_pem_public_key(_read(path)[0]), Ed25519PublicKey):
             return PublicKey(key)
     raise KeyFileError(

@@ -20,7 +20,7 @@ from review.report.chapters import build_document
 from review.report.facts import RunFacts
 from stores import InputError, Root, ledger
 from stores.keys import SigningKey
-from stores.run_records import describe_unrecorded
+from stores.run_records import describe_unrecorded, read_recorded
 
 _log = logging.getLogger(__name__)
 _TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -77,8 +77,14 @@ def write_report(
 
 
 def record_report(lake: Root, run_id: str, kind: str, data: bytes, signer: SigningKey | None, **facts: str) -> None:
-    """Record the sha256 of a report in the ledger. A lake that is read-only is left unchanged, with a warning."""
-    if stores.is_writable(lake / ledger.FOLDER):
+    """Record the sha256 of a report in the ledger.
+
+    Of a run that is not recorded itself, or in a lake that is read-only, nothing is recorded, with a warning.
+    """
+    (manifest,) = sql.read_manifests(lake, run_id, known=read_recorded(lake))
+    if not sql.is_trusted(manifest):
+        _log.warning("report: not recorded in the ledger, since run %s %s", run_id, describe_unrecorded(lake, run_id))
+    elif stores.is_writable(lake / ledger.FOLDER):
         ledger.record_report(lake, run_id, kind, data, signer, **facts)
     else:
         _log.warning("report of run %s: not recorded in the ledger, since the lake %s is read-only", run_id, lake)

@@ -44,6 +44,7 @@ def compact_run(run: Run, signer: SigningKey | None = None) -> list[dict[str, An
             raise StoreError(
                 f"compact: run {run.run_id} is {record['status']}, expected a complete one; resume it first"
             )
+        run.check_recorded("compacted")
         for other in sql.read_manifests(run.lake):
             if other["status"] == "running" and run.run_id in (other.get(key) for key in REFERENCES):
                 raise StoreError(

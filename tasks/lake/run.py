@@ -153,6 +153,16 @@ class Run:
         """Set the final status of the run, with the reason and the end time."""
         self.update(status=status, reason=reason, finished_at=utc_timestamp(), **facts)
 
+    def check_recorded(self, action: str) -> None:
+        """Raise StoreError unless the ledger has the manifest; `action` is what is to be done, such as `compacted`."""
+        data = stores.read_bytes(self.folder / MANIFEST)
+        known = list_recorded(ledger.read_records(self.lake))
+        if not (
+            is_recorded := known.is_recorded(self.run_id, self._parse_manifest(data)["status"], ledger.sha256(data))
+        ):
+            problem = describe_unrecorded(self.lake, self.run_id, is_recorded)
+            raise StoreError(f"run {self.run_id} cannot be {action}: it {problem}")
+
     def rewrite(
         self,
         action: str,
@@ -171,10 +181,7 @@ class Run:
         """
         data = stores.read_bytes(self.folder / MANIFEST)
         sha256 = ledger.sha256(data)
-        known = list_recorded(ledger.read_records(self.lake))
-        if not (is_recorded := known.is_recorded(self.run_id, json.loads(data)["status"], sha256)):
-            problem = describe_unrecorded(self.lake, self.run_id, is_recorded)
-            raise StoreError(f"run {self.run_id} cannot be {action}: it {problem}")
+        self.check_recorded(action)
         name = f"manifest-{sha256[:16]}.json"
         stores.write_bytes(self.folder / name, data)
         record = self._parse_manifest(data) | facts

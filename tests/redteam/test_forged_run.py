@@ -208,3 +208,15 @@ def test_a_copy_with_the_rows_of_another_run_changes_nothing_of_that_run(runs, l
     assert "has rows of another run" in damage[copied.name]
     assert run_command("adopt", copied.name, lake=lake).exit_code != 0
     assert f"runs/{copied.name}/manifest.json" in dict(list_faults(lake))
+
+
+def test_a_report_of_a_forged_run_is_not_recorded(runs, forge, lake):
+    forged = forge(runs[0])
+    before = len(ledger.read_records(lake))
+    done = run_command("report", forged.run_id, lake=lake)
+    assert (done.exit_code, (forged.folder / "report.html").exists()) == (0, True)
+    site = TestClient(create_app(lake, ReviewSettings()), "http://127.0.0.1:8765", client=("127.0.0.1", 5))
+    own = {"Sec-Fetch-Site": "same-origin"}
+    assert site.get(f"/runs/{forged.run_id}/report.html", headers=own).status_code == 200
+    assert len(ledger.read_records(lake)) == before
+    assert [file for file, _ in list_faults(lake)] == [f"runs/{forged.run_id}/manifest.json"]

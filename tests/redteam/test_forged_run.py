@@ -140,6 +140,7 @@ def test_pages_and_reports_warn_of_a_forged_run(runs, forge, lake):
         assert f"verify {forged.run_id}" in text
         assert "Not recorded." not in site.get(f"/runs/{runs[0].run_id}{page}").text
     assert "not recorded" in site.get("/runs").text
+    assert f'value="{runs[-1].run_id}" selected' in site.get("/errors").text
     report = render_report(load_document(lake, forged.run_id), "html", ()).decode()
     assert "the ledger has no record of this run" in report
     assert "is not in the ledger" in run_command("alerts", forged.run_id, lake=lake).output

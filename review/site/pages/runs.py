@@ -70,10 +70,11 @@ def show_run(request: Request, lake: Lake, run_id: str) -> Response:
 
 @router.get("/errors")
 def show_errors(request: Request, lake: Lake) -> Response:
-    """Show the error rows that match the filters of the URL; by default those of the newest readable run."""
+    """Show the error rows that match the filters of the URL; by default those of the newest recorded run."""
     run_ids = lake.list_runs()
     damaged = lake.list_damage()
-    run = get_text(request, "run") or next((run_id for run_id in run_ids if run_id not in damaged), "all")
+    readable = (run_id for run_id in run_ids if run_id not in damaged and not lake.explain_unrecorded(run_id))
+    run = get_text(request, "run") or next(readable, "all")
     connection = lake.connect() if run == "all" else lake.connect_runs(run)
     filters = {
         "run_id": None if run == "all" else run,

@@ -7,6 +7,7 @@ import pytest
 import sql
 from review.evidence.decisions import DecisionError, Reviewer, countersign, decide, find_decision
 from stores import ledger
+from tasks.lake.journal import record_run_end
 from tasks.lake.prune import RetentionPolicy, plan_pruning
 
 ANN, BOB = Reviewer("Ann", "radiologist", "declared"), Reviewer("Bob", "quality", "declared")
@@ -202,7 +203,9 @@ def test_the_four_eyes_principle(add_next_run):
 
 def test_a_run_with_a_decision_is_not_pruned(add_next_run):
     runs = [add_next_run({}), add_next_run({"region": "left"}), add_next_run({"region": "left"})]
+    for run in runs:
+        record_run_end(run)
     decide_alert(runs[0])
     plans = {plan.run_id: plan for plan in plan_pruning(runs[0].lake, RetentionPolicy(keep=1))}
-    assert plans[runs[0].run_id].why == "record 1 of the ledger is about it"
+    assert plans[runs[0].run_id].why == "record 4 of the ledger is about it"
     assert not plans[runs[0].run_id].pruned

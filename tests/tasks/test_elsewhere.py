@@ -10,6 +10,7 @@ import sql
 import stores
 from tasks import attribute as stage
 from tasks.errors import StoreError
+from tasks.lake.journal import record_run_end
 from tasks.lake.run import Run
 
 RUN = "20260101T000000-aaaaaa"
@@ -116,6 +117,7 @@ def test_incremental_run_builds_upon_a_run_of_another_process(
     first = begin_audit(remote_folder)
     first.to_lake()
     first.run.finish("completed")
+    record_run_end(first.run)
     remove_copies()
     monkeypatch.setattr(stage, "load_model", lambda _: pytest.fail("the model was loaded"))
     second = begin_pipeline(make_quick_config(remote_folder, lake={"shard_size": 7, "incremental": True}))
@@ -137,6 +139,7 @@ def test_a_base_that_is_damaged_later_stops_the_run(
     first = begin_audit(remote_folder)
     first.to_lake()
     first.run.finish("completed")
+    record_run_end(first.run)
     second = begin_pipeline(make_quick_config(remote_folder, lake={"shard_size": 16, "incremental": True}))
     path = remote_folder / next(entry["path"] for entry in first.run.read_manifest()["files"] if entry["table"] is None)
     if harm == "gone":
@@ -156,6 +159,7 @@ def test_run_with_missing_files_is_not_a_base(begin_audit, make_quick_config, be
     first = begin_audit(remote_folder)
     first.run.write_table("attributions", [])
     first.run.finish("completed")
+    record_run_end(first.run)
     remote_folder.fs.rm(first.run.path("attributions").path)
     second = begin_pipeline(make_quick_config(remote_folder, lake={"incremental": True}))
     assert "files (some are missing)" in second.run.read_manifest()["incremental"]

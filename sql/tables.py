@@ -194,6 +194,9 @@ class Tables:
             for path in files:
                 _check_file(path)
             relation = connection.read_parquet([*map(str, files)], union_by_name=by_name, hive_partitioning=False)
+            if set(relation.columns) - column_types(table).keys():  # of a later release, or of another table
+                for path in files:
+                    _conform(table, connection.read_parquet([str(path)], hive_partitioning=False))
             _conform(table, relation).create_view(table, replace=True)
         else:
             connection.execute(query_text(f"schema/{table}"))
@@ -286,11 +289,13 @@ def _check_file(path: Path) -> None:
 def _conform(table: str, relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     """Add the columns that a table has now, as NULL, to rows of runs of an earlier version.
 
-    Raises OSError if a column has another type, which no release has written.
+    Raises OSError for what no release has written: a column of another type, or missing columns and unknown ones.
     """
     expected, types = column_types(table), dict(zip(relation.columns, map(str, relation.types), strict=True))
     if wrong := [name for name in expected if name in types and types[name] != expected[name]]:
         name = wrong[0]
         raise OSError(f"column {name} has type {types[name]}, expected {expected[name]}")
     missing = [f'NULL::{kind} AS "{name}"' for name, kind in expected.items() if name not in types]
+    if missing and (unknown := sorted(types.keys() - expected.keys())):
+        raise OSError(f"unknown columns {', '.join(unknown)}: it is a file of another table")
     return relation.project(", ".join(["*", *missing])) if missing else relation

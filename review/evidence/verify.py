@@ -282,7 +282,7 @@ class _RunVerifier:
     def _verify_unlisted(self, known: set[str], earlier: Mapping[str, str], digest: str, is_running: bool) -> None:
         """Report files in the folder of the run that its manifest, which has this sha256, does not list."""
         replaced: set[str] = set()
-        for _, data in stores.read_all(self.lake / self.prefix / name for name in earlier):
+        for _, data in stores.read_all(self.lake / self.prefix / name for name in earlier if name in self.files):
             if ledger.sha256(data) in earlier.values():
                 with contextlib.suppress(ValueError):  # then its files are reported
                     entries = sql.parse_manifest(data, self.run_id)["files"]

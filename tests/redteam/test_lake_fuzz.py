@@ -401,7 +401,8 @@ def use(lake: Path, number: int) -> None:
     actions = len(COMMANDS) + len(PAGES)
     if (index := number % actions) < len(COMMANDS):
         result = CliRunner().invoke(cli.app, [*COMMANDS[index], "--lake", str(lake)])
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        if not isinstance(result.exception, SystemExit | None):
+            raise result.exception
         assert "Traceback" not in result.output
         return
     with TestClient(create_app(lake), base_url="http://127.0.0.1", raise_server_exceptions=True) as client:

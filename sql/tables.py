@@ -203,7 +203,7 @@ class Tables:
         connection.execute("USE main")
 
     def _find_damage(self, connection: Connection, entries: Sequence[tuple[str, _Entry]]) -> dict[str, str]:
-        """Return why runs are damaged to which these files belong, by run id. The check by sha256 comes last."""
+        """Return why runs are damaged to which these files belong, by run id. What reads whole files comes last."""
         found: dict[str, str] = {}
         for table, entry in entries:
             path = self._path(entry)
@@ -214,8 +214,7 @@ class Tables:
                 found.setdefault(_run_id(entry), _describe(table, error))
         for table, entry in () if found else entries:
             path = self._path(entry)
-            if stores.known_sha256(path) != entry["sha256"]:
-                problem = f"{path} does not have the sha256 in the manifest"
+            if problem := _find_problem(path, entry["sha256"]):
                 found.setdefault(_run_id(entry), _describe(table, problem))
         return found
 
@@ -276,6 +275,19 @@ def _describe(table: str, error: object) -> str:
         f"lake: a file of table {table} that a manifest lists is missing or damaged ({error}); restore the file from a "
         "backup, or remove the run's folder under runs/"
     )
+
+
+def _find_problem(path: Path, sha256: str) -> object:
+    """Return what is wrong with a file, None if nothing is. A forged manifest can have the sha256 of a damaged file."""
+    if stores.known_sha256(path) != sha256:
+        return f"{path} does not have the sha256 in the manifest"
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for _ in file.iter_batches():
+                pass
+    except (OSError, pa.ArrowException) as error:
+        return error
+    return None
 
 
 def _check_file(path: Path) -> None:

@@ -116,7 +116,7 @@ def test_damaged_parquet_file_damages_only_its_run(runs, kind):
     elif kind == "flipped":
         path.write_bytes(data[:4] + bytes(byte ^ 0xFF for byte in data[4:-3000]) + data[-3000:])
     elif kind == "other table":
-        path.write_bytes(run.path("region_shares").read_bytes())
+        path.write_bytes(run.path("attributions").read_bytes())
     elif kind == "column not UTF-8":
         path.write_bytes(data.replace(b"alert_id", b"alert_\xff\xfe"))
     elif kind == "pipe":

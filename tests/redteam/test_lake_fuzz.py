@@ -299,7 +299,7 @@ def delete_folder(lake: Path, evidence: Evidence, generator: Generator) -> set[s
     folder = folders[generator.integers(len(folders))]
     names = {name for name in list_files(lake) if (lake / name).is_relative_to(folder)}
     shutil.rmtree(folder)
-    return names
+    return {*names, f"{folder.relative_to(lake)}/"} if names else names
 
 
 def rename_folder(lake: Path, evidence: Evidence, generator: Generator) -> set[str]:

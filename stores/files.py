@@ -206,9 +206,16 @@ def list_files(folder: Root) -> list[str]:
     """Return a folder's sorted file names, or [] if it does not exist. Raises LakeError if it cannot be read."""
     if isinstance(folder, Path):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
-            return sorted(entry.name for entry in found if entry.is_file())
+            return sorted(entry.name for entry in found if _is_file(entry))
         return []
     return [name for name, is_dir in _list_remote(folder) if not is_dir]
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # such as links in a circle
+        return False
 
 
 def _list_remote(folder: "UPath") -> list[tuple[str, bool]]:

@@ -77,7 +77,7 @@ def read_recorded(lake: Root) -> RecordedRuns:
     """
     try:
         return list_recorded(read_records(lake))
-    except LedgerError as error:
+    except (LedgerError, OSError) as error:
         log.warning("no run counts as recorded: %s", error)
         return RecordedRuns({}, is_damaged=True)
 

@@ -221,3 +221,20 @@ def test_a_report_of_a_forged_run_is_not_recorded(runs, forge, lake):
     assert site.get(f"/runs/{forged.run_id}/report.html", headers=own).status_code == 200
     assert len(ledger.read_records(lake)) == before
     assert [file for file, _ in list_faults(lake)] == [f"runs/{forged.run_id}/manifest.json"]
+
+
+@pytest.mark.parametrize("harm", ["cut", "link to itself"])
+def test_without_a_readable_ledger_no_run_counts_as_recorded(runs, forge, lake, harm):
+    forge(runs[0])
+    path = ledger.record_path(lake, 2)
+    path.unlink()
+    if harm != "cut":
+        path.symlink_to(path)
+    assert {record["recorded"] for record in sql.read_manifests(lake)} == {False}
+    done = run_command("report", "latest", lake=lake)
+    assert (done.exit_code, "is not in the ledger as it is stored" in done.output) == (2, True)
+    site = TestClient(create_app(lake, ReviewSettings()), "http://127.0.0.1:8765", client=("127.0.0.1", 5))
+    page = site.get("/")
+    assert page.status_code == 200
+    assert "No alert of the newest runs is waiting for a decision" in page.text
+    assert "ledger" in page.text

@@ -211,7 +211,7 @@ def parse_manifest(data: bytes, run_id: str) -> dict[str, Any]:
 
 def _describe(error: ValidationError) -> str:
     problems = [
-        f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}"
+        f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg'].partition(' or instance of')[0]}"
         + ("" if each["type"] == "missing" else f", got {reprlib.repr(each['input'])}")
         for each in error.errors(include_url=False, include_context=False)
     ]

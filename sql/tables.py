@@ -229,7 +229,10 @@ class Tables:
                         with pq.ParquetFile(self._path(entry)) as file:
                             run_ids = file.read(columns=["run_id"])["run_id"].unique().to_pylist()
                         if any(each != run_id for each in run_ids):
-                            found[run_id] = _describe(table, f"{self._path(entry)} has rows of another run")
+                            found[run_id] = (
+                                f"lake: {self._path(entry)} has rows of another run, expected only those of its own; "
+                                "its folder was copied or changed by hand: remove it"
+                            )
         return found
 
     def _leave_out(self, found: Mapping[str, str]) -> None:

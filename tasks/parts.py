@@ -13,8 +13,9 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import stores
-from tasks.execution import run_logger, running
+from tasks.execution import running
 from tasks.lake.run import Run
+from tasks.progress import warn
 
 Rows = list[dict[str, Any]]
 Item = TypeVar("Item")
@@ -72,7 +73,7 @@ class Part:
             if digest == _digest(data):
                 stored: Rows = json.loads(data)
                 return stored
-            run_logger().warning("run %s: %s is damaged and computed again", run.run_id, path)
+            warn(f"run {run.run_id}: {path} is damaged and computed again")
         with running():
             rows = list(compute())
             data = json.dumps(rows).encode()

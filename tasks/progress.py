@@ -116,6 +116,14 @@ def print_line(line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def warn(text: str) -> None:
+    """Log a warning of a run, and print it, because commands do not show the log."""
+    from tasks.execution import run_logger  # imports Prefect, which most commands do without
+
+    run_logger().warning("%s", text)
+    print_line(f"m2ib-audit: {text}")
+
+
 def show_cursor() -> None:
     """Show the terminal's cursor, which bars hide, before the process ends without removing them."""
     _display.live.console.show_cursor()

@@ -82,7 +82,8 @@ def _list_files(run: Run, results: Sequence[ShardResult]) -> dict[str, tuple[str
     try:
         copies = stores.fetch_all(run.lake, {path: digests.get(path) for path in present})
     except stores.DamagedFileError as error:
-        raise StoreError(f"{error}; or resume the run, which computes the file again") from error
+        cause = str(error).partition(";")[0]
+        raise StoreError(f"{cause}; resume the run, which computes the file again") from error
     for path, copy in zip(present, copies, strict=True):
         rows[PurePosixPath(path).stem] += pq.read_metadata(copy).num_rows
     for result in results:

@@ -24,11 +24,11 @@ import stores
 from stores import LakeError, Root, ledger
 from stores.keys import SigningKey
 from tasks.errors import StoreError
-from tasks.execution import run_logger
 from tasks.lake.compact import list_replaced_files, remove_replaced_files
 from tasks.lake.erased_rows import Erasure, RunEraser, subtract
 from tasks.lake.lock import lock_run
 from tasks.lake.run import Run
+from tasks.progress import warn
 
 PLAN: Final = "erasure.json"
 """File of the lake with the plan of an erasure that is not complete."""
@@ -73,7 +73,7 @@ def _is_affected(eraser: RunEraser) -> bool:
     except FileNotFoundError:  # not a run
         return False
     except (OSError, LakeError, StoreError) as error:
-        run_logger().warning("run %s: nothing was erased from it: %s", eraser.run.run_id, error)
+        warn(f"run {eraser.run.run_id}: nothing was erased from it: {error}")
         return False
     return bool(rows or list_replaced_files(eraser.run) or any(map(eraser.clean_manifest, manifests)))
 

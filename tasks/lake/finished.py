@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterable
 
 import stores
-from tasks.execution import run_logger
 from tasks.lake.run import Run
 from tasks.parts import remove_parts
+from tasks.progress import warn
 
 _STAGE = "finished"
 _OF_INGEST = ("pairs", "detections", "near_duplicates")
@@ -32,7 +32,7 @@ def read_finished(run: Run, name: str) -> dict[str, str] | None:
     except (ValueError, AttributeError, stores.LakeError) as error:
         if not isinstance(error, ValueError | AttributeError | stores.DamagedFileError):
             raise
-        run_logger().warning("run %s: %s is damaged and computed again: %s", run.run_id, name, error)
+        warn(f"run {run.run_id}: {name} is damaged and computed again: {str(error).partition(';')[0]}")
         return None
     return digests
 
@@ -53,7 +53,7 @@ def drop_damaged_files(run: Run) -> None:
             stores.fetch(run.lake / entry["path"], entry["sha256"])
         except stores.DamagedFileError as error:
             damaged.append(entry)
-            run_logger().warning("run %s: a file is damaged and computed again: %s", run.run_id, error)
+            warn(f"run {run.run_id}: a file is damaged and computed again: {str(error).partition(';')[0]}")
     if any(entry["table"] in _OF_INGEST or entry["path"].endswith("/ingest.parquet") for entry in damaged):
         damaged += [entry for entry in entries if entry["table"] in (*_OF_INGEST, "ingest_errors")]
     if damaged:

@@ -15,8 +15,8 @@ import sql
 import stores
 from stores import Root
 from tasks.errors import StoreError
-from tasks.execution import run_logger
 from tasks.lake.run import CALIBRATION, Run, open_parquet
+from tasks.progress import warn
 
 _REQUIRED_EQUAL = ("corpus", "model_digest", "code_version", "environment")
 ADVICE = "start a run that is not incremental"
@@ -106,7 +106,7 @@ def _fetch_intact(base: Run) -> Iterator[Path]:
             try:
                 yield stores.fetch(base.lake / entry["path"], entry["sha256"])
             except stores.DamagedFileError as error:
-                run_logger().warning("run %s: its pairs are computed again: %s", base.run_id, error)
+                warn(f"run {base.run_id}: its pairs are computed again: {str(error).partition(';')[0]}")
     except (OSError, sql.LakeError) as error:
         raise StoreError(f"run {base.run_id}: {error}; or {ADVICE}") from error
 

@@ -334,12 +334,15 @@ def read_alerts(lake: Root, run_id: str) -> tuple[list[dict[str, Any]], str]:
         if gone := [row["reason"] for row in runs if row["run_id"] == run_id and row["status"] == "pruned"]:
             history = format_command(lake, "alerts", "--since", run_id)
             output.fail(f"alerts: run {run_id} was pruned ({gone[0]}); for the history of its alerts: {history}")
-        if run_id not in ("all", *known):
+        if run_id not in ("all", *known, *sql.list_damage(connection)):
             newest = ", ".join(known[:5]) or "none"
             output.fail(f"alerts: got {run_id!r}, expected latest, all, or a run of {lake}, newest: {newest}")
         count = format_count(len(runs), "run")
         which = f"{count}, {complete} of them complete," if run_id == "all" else f"run {run_id}"
-        return sql.rows(connection, "review/alerts", run_id=run_id), which
+        rows = sql.rows(connection, "review/alerts", run_id=run_id)
+        if reason := sql.list_damage(connection).get(run_id):  # the query may be the first to read its files
+            output.fail(f"alerts: {reason}")
+        return rows, which
 
 
 def _parse_since(connection: sql.Connection, text: str) -> datetime:

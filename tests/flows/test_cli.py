@@ -19,7 +19,7 @@ from flows.commands.output import Exit, stdout
 from review.report.contact_sheet import default_output
 from stores import ledger
 from stores.keys import create_key, load_key
-from tasks.lake.journal import record_run_end
+from tasks.lake.journal import record_run_begin, record_run_end
 from tasks.settings import AlertsConfig
 from tasks.store import corner_boxes
 
@@ -158,6 +158,8 @@ def later_run(alerted_run):
 
 @pytest.mark.parametrize("command", [("alerts",), ("sign", "latest", *SIGNATURE), ("compact", "latest")])
 def test_latest_is_the_newest_complete_run_where_one_is_needed(call, alerted_run, later_run, command):
+    record_run_end(alerted_run)
+    record_run_begin(later_run)
     result = call(*command)
     assert result.exit_code == 0, result.output
     assert alerted_run.run_id in result.output
@@ -165,6 +167,7 @@ def test_latest_is_the_newest_complete_run_where_one_is_needed(call, alerted_run
         f"note: the newest run, {later_run.run_id}, has not ended; latest is run {alerted_run.run_id}\n"
     )
     later_run.finish("completed")
+    record_run_end(later_run)
     result = call(*command)
     assert (result.exit_code, result.stderr) == (0, "")
     assert alerted_run.run_id not in result.output

@@ -72,12 +72,16 @@ def test_a_report_is_written_to_object_storage_or_a_local_file(remote_run, tmp_p
     assert (tmp_path / "page.html").read_bytes() == page
 
 
-@pytest.mark.parametrize("command", [("sql", "FROM alerts"), ("alerts",), ("report", "latest")])
-def test_a_damaged_file_is_bad_input(remote_run, command):
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(("sql", "FROM alerts"), 0), (("alerts",), 2), (("alerts", "RUN"), 2), (("report", "latest"), 2)],
+)
+def test_a_damaged_file_is_reported(remote_run, command, code, caplog):
+    """A query leaves the run out, with a warning; what needs the run refuses it."""
     stores.write_bytes(remote_run.path("alerts"), b"damaged")
-    result = call(*command, "--lake", remote_run.lake)
-    assert result.exit_code == 2
-    assert "alerts/part-00000.parquet is damaged" in result.stderr
+    result = call(*(part.replace("RUN", remote_run.run_id) for part in command), "--lake", remote_run.lake)
+    assert result.exit_code == code
+    assert "alerts/part-00000.parquet is damaged" in (result.stderr if code else caplog.text)
     assert "Traceback" not in result.stderr
 
 

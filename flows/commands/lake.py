@@ -263,8 +263,8 @@ def adopt(
     for name in left:
         commands = format_command(lake, "verify", name), format_command(lake, "adopt", name)
         output.note(
-            f"adopt: run {name} was not recorded: the ledger should have its record, or all runs were adopted before; "
-            f"check it with {commands[0]}, and if it can be trusted, run: {commands[1]}"
+            f"adopt: run {name} was not recorded: the ledger should have its record, but has none; check it with "
+            f"{commands[0]}, and if it can be trusted, run: {commands[1]}"
         )
     if as_json:
         output.print_json({"adopted": adopted, "left": left})

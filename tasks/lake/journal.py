@@ -73,19 +73,19 @@ def adopt_run(run: Run, signer: SigningKey | None = None) -> bool:
 def list_missing(runs: Sequence[Run]) -> list[str]:
     """List the runs that have ended but have no record, although they should have one.
 
-    These are runs whose begin was recorded, or whose manifest of an earlier release says so. Once runs were adopted,
-    all of them should.
+    These are runs whose begin was recorded, or whose manifest of an earlier release says so. All of them should once
+    runs were adopted, or this release has recorded the begin of a run.
     """
     if not runs:
         return []
     records = ledger.read_records(runs[0].lake)
     known = list_recorded(records).runs
-    was_adopted = any(record.body.get("late") for record in records)
+    is_settled = any(record.kind == "begun" or record.body.get("late") for record in records)
     missing = []
     for run in runs:
         if run.run_id not in known or not known[run.run_id].ends:
             manifest = run.read_manifest()
-            is_expected = was_adopted or run.run_id in known or manifest.get("chained")
+            is_expected = is_settled or run.run_id in known or manifest.get("chained")
             missing += [run.run_id] if is_expected and manifest["status"] != "running" else []
     return missing
 

@@ -238,3 +238,10 @@ def test_without_a_readable_ledger_no_run_counts_as_recorded(runs, forge, lake, 
     assert page.status_code == 200
     assert "No alert of the newest runs is waiting for a decision" in page.text
     assert "ledger" in page.text
+
+
+def test_a_forged_run_is_not_adopted_with_all_others(runs, forge, lake):
+    forged = forge(runs[0])
+    done = run_command("adopt", "all", lake=lake)
+    assert (done.exit_code, f"run {forged.run_id} was not recorded" in done.output) == (1, True)
+    assert [file for file, _ in list_faults(lake)] == [f"runs/{forged.run_id}/manifest.json"]

@@ -15,6 +15,7 @@ import sql
 from flows.cli import app
 from review.evidence import verify
 from review.site.app import create_app
+from tasks.lake.journal import record_run_end
 from tasks.lake.prune import RetentionPolicy, plan_pruning
 from tasks.lake.run import Run
 
@@ -168,3 +169,27 @@ def test_flows_say_which_damaged_runs_they_skip(runs):
     assert f"damaged runs were skipped: {run.run_id}" in find_base(run.lake, facts)["incremental"]
     with pytest.raises(sql.LakeError, match="it is invalid"):
         Run(run.lake, run.run_id).read_manifest()
+
+
+@pytest.mark.parametrize("kind", ["manifest", "flipped"])
+def test_erasure_leaves_out_a_damaged_run_and_says_so(runs, kind):
+    from tasks.lake.erase import erase
+    from tasks.lake.plan_erasure import plan_erasure
+
+    intact, run = runs
+    for each in runs:
+        record_run_end(each)
+    path = run.folder / "manifest.json" if kind == "manifest" else run.path("pairs")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data if kind == "flipped" else b"{")
+    before = {each: each.read_bytes() for each in run.folder.rglob("*") if each.is_file()}
+    plan, preview = plan_erasure(run.lake, ["pair-0000"], None, [], "me", "ticket 7")
+    assert [*preview.damage] == [run.run_id]
+    assert list(erase(run.lake, plan)) == [intact.run_id]
+    assert {each: each.read_bytes() for each in run.folder.rglob("*") if each.is_file()} == before
+    assert len(list(intact.iter_rows("pairs"))) == 3
+    command = ["erase", "--pair", "pair-0001", "--reason", "ticket 8", "--by", "me", "--yes", "--lake", str(run.lake)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert f"NOT ERASED from run {run.run_id}" in result.stderr

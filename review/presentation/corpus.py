@@ -34,7 +34,7 @@ def open_audited_corpus(manifest: Mapping[str, Any], remote: bool) -> Corpus | N
         return open_corpus(
             parse_root(manifest["corpus"]), manifest.get("corpus_format"), *columns, read_limits(manifest)
         )
-    except (InputError, OSError):  # a damaged corpus, or a URL that no release has stored
+    except (InputError, ValueError, OSError):  # a damaged corpus, or a URL or format that no release has stored
         return None
 
 

@@ -91,3 +91,17 @@ def test_pages_and_report_show_a_placeholder_with_the_reason(run, damage):
     table.parent.mkdir(exist_ok=True)
     table.write_bytes(data)
     assert "Image not shown" not in render_report(load_document(run.lake, run.run_id), "html").decode()
+
+
+@pytest.mark.parametrize(
+    "change", [{"corpus_format": "x"}, {"corpus_format": ""}, {"corpus": "nope://x"}, {"corpus": ""}]
+)
+def test_corpus_that_no_release_has_stored_costs_the_images_only(phantom_audit, change):
+    run = phantom_audit.run
+    run.finish("completed", **change)
+    assert "Image not shown" in render_report(load_document(run.lake, run.run_id), "html").decode()
+    pair_id = run.read_row_group("pairs", 0)[0]["pair_id"]
+    with TestClient(create_app(run.lake), "http://127.0.0.1:8765", raise_server_exceptions=False) as client:
+        for page in ("", f"/pairs/{pair_id}", "/pairs"):
+            assert client.get(f"/runs/{run.run_id}{page}").status_code in (200, 404)
+        assert client.get(f"/runs/{run.run_id}/pairs/{pair_id}/image").status_code == 404

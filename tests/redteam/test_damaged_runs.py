@@ -134,6 +134,9 @@ def test_damaged_parquet_file_damages_only_its_run(runs, kind):
         assert [*sql.list_damage(connection)] == [run.run_id]
         assert sql.read(connection, "SELECT run_id FROM runs") == [{"run_id": intact.run_id}]
     check_commands(run, intact, True)
+    result = CliRunner().invoke(app, ["alerts", run.run_id, "--lake", str(run.lake)])
+    assert result.exit_code == 2
+    assert f"run {run.run_id} is damaged" in result.stderr
     assert any(path.name in each.file for each in verify.verify(run.lake, "all").differences)
 
 

@@ -74,7 +74,7 @@ def bar(description: str, total: float | None = None) -> Iterator[Callable[[floa
         if not _display.tasks:
             _display.start()
         task = _display.add_task(description, total=total)
-    advance = partial(_display.advance, task)
+    advance = partial(_advance, task, total)
     _open_bars[description] = advance
     try:
         yield advance
@@ -84,6 +84,13 @@ def bar(description: str, total: float | None = None) -> Iterator[Callable[[floa
             _display.remove_task(task)
             if not _display.tasks:
                 _display.stop()
+
+
+def _advance(task: bars.TaskID, total: float | None, steps: float) -> None:
+    """Add steps to a bar, at most up to its total: a task that Prefect repeats reports its steps again."""
+    with _changes:
+        done = next((each.completed for each in _display.tasks if each.id == task), 0.0)
+        _display.update(task, completed=done + steps if total is None else min(done + steps, total))
 
 
 def advance_bar(description: str, steps: float) -> None:

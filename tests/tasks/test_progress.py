@@ -40,6 +40,13 @@ def test_in_a_terminal_bars_are_shown(monkeypatch, capsys):
         assert not progress._display.live.is_started
 
 
+def test_steps_that_are_reported_twice_do_not_exceed_the_total():
+    with bar("attributing pairs", 10):
+        for _ in range(2):
+            advance_bar("attributing pairs", 8)
+        assert [task.completed for task in progress._display.tasks] == [10]
+
+
 def test_a_line_estimates_the_time_left():
     now = [100.0]
     display = Progress(disable=True, get_time=lambda: now[0])

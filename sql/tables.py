@@ -211,7 +211,8 @@ class Tables:
                 _check_file(path)
                 _conform(table, connection.read_parquet([str(path)], hive_partitioning=False))
             except _DAMAGE as error:
-                found.setdefault(_run_id(entry), _describe(table, error))
+                reason = str(error) if str(path) in str(error) else f"{path}: {error}"
+                found.setdefault(_run_id(entry), _describe(table, reason))
         for table, entry in () if found else entries:
             path = self._path(entry)
             if problem := _find_problem(path, entry["sha256"]):

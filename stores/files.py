@@ -152,10 +152,10 @@ def read_bytes(path: Root) -> bytes:
 
 def open_regular(path: Path) -> io.BufferedReader:
     """Open a local file for reading. Raises OSError if it is not a regular file: reading a pipe could take forever."""
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    file.close()
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
     raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 

@@ -341,7 +341,7 @@ def read_alerts(lake: Root, run_id: str) -> tuple[list[dict[str, Any]], str]:
         which = f"{count}, {complete} of them complete," if run_id == "all" else f"run {run_id}"
         rows = sql.rows(connection, "review/alerts", run_id=run_id)
         if reason := sql.list_damage(connection).get(run_id):  # the query may be the first to read its files
-            output.fail(f"alerts: {reason}")
+            output.fail(f"alerts: run {run_id} is damaged: {reason}")
         return rows, which
 
 

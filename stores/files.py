@@ -37,6 +37,8 @@ _ATOMIC = {"s3", "s3a", "gs", "gcs", "memory", *_AZURE}
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
+MAX_SMALL_BYTES = 2**28
+"""Maximum size of a local file that is read at once, such as a manifest or a record."""
 _CONCURRENT = 16
 """Number of files that are downloaded concurrently, because object storage has a high latency."""
 
@@ -140,10 +142,13 @@ def read_bytes(path: Root) -> bytes:
 
     Raises:
         FileNotFoundError: The file does not exist.
+        OSError: A local file cannot be read, or is larger than `MAX_SMALL_BYTES`.
         LakeError: The store cannot be read.
     """
     if isinstance(path, Path):
         with open_regular(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_SMALL_BYTES:
+                raise OSError(errno.EFBIG, f"{size} bytes, expected at most {MAX_SMALL_BYTES}", str(path))
             return file.read()
     with _describe_errors(path, "read"):
         data: bytes = path.fs.cat_file(path.path)
@@ -209,6 +214,17 @@ def list_files(folder: Root) -> list[str]:
             return sorted(entry.name for entry in found if _is_file(entry))
         return []
     return [name for name, is_dir in _list_remote(folder) if not is_dir]
+
+
+def read_versions(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return a value for each file in a folder, by name, that changes with the file; {} if there is no folder."""
+    found: dict[str, tuple[int, ...]] = {}
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # it has been deleted
+                status = entry.stat()
+                found[entry.name] = status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+    return found
 
 
 def _is_file(entry: "os.DirEntry[str]") -> bool:

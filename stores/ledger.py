@@ -207,14 +207,16 @@ def check_chain(record: Record, before: Record | None) -> None:
         )
 
 
-_cache: dict[str, list[Record]] = {}
+_cache: dict[str, tuple[list[Record], Mapping[str, tuple[int, ...]]]] = {}
+"""Records of a ledger that were read, with the versions of their files in a local lake."""
 _cache_lock = threading.Lock()
 
 
 def read_records(lake: Root) -> list[Record]:
     """Return all records of a lake's ledger, oldest first.
 
-    Records are cached per process: only the last cached record and newer records are read from the lake.
+    Records are cached per process: only the last cached record, changed and newer records are read from the lake, and
+    in object storage not changed ones.
 
     Raises:
         LedgerError: A record is missing, is invalid or lacks the sha256 of the previous one, or the last record is not
@@ -245,13 +247,18 @@ def _read_chain(lake: Root) -> list[Record]:
     key = str(lake.resolve() if isinstance(lake, Path) else lake)
     with _cache_lock:
         numbers = _list_numbers(lake)
-        records = _cache.get(key, [])[: len(numbers)]
+        versions = files.read_versions(lake / FOLDER) if isinstance(lake, Path) else {}
+        records, earlier = _cache.get(key, ([], {}))
+        records = records[: len(numbers)]
+        names = [f"{record.number:08d}.json" for record in records]
+        if any(versions.get(name) != earlier.get(name) for name in names):
+            records = []
         if records and _read(lake, [records[-1].number])[0].sha256 != records[-1].sha256:
             records = []
         for record in _read(lake, numbers[len(records) :]):
             check_chain(record, records[-1] if records else None)
             records.append(record)
-        _cache[key] = records
+        _cache[key] = records, versions
         return [*records]
 
 

@@ -208,7 +208,8 @@ def _print_result(result: Any, lake: Root, as_json: bool) -> None:
     _print_alerts(lake, found)
     for sentence in _self_audit(lake, result.run_id):
         output.say(f"self-audit: {sentence}")
-    output.say(f"report: {result.report}")
+    missing = f"could not be written; write it with: {format_command(lake, 'report', result.run_id)}"
+    output.say(f"report: {result.report or missing}")
     if result.errors:
         reasons = "SELECT reason, count(*) AS n FROM ingest_errors GROUP BY reason"
         output.note(f"reasons of error rows: {format_command(lake, 'sql', reasons)}")

@@ -107,9 +107,10 @@ def exit_on_error(lake_error: Exit = Exit.BAD_INPUT, next_step: str = "try again
     except sql.LakeError as error:
         fail(str(error), lake_error)
     except OSError as error:
-        if error.filename is None:
+        if error.errno is None:
             raise
-        fail(f"{error.strerror or error}: {error.filename}; fix this, then {next_step}", Exit.FAILURE)
+        place = "" if error.filename is None else f": {error.filename}"
+        fail(f"{error.strerror or error}{place}; fix this, then {next_step}", Exit.FAILURE)
     except InputError as error:
         fail(str(error))
     except AuditError as error:

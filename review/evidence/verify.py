@@ -155,10 +155,10 @@ class _RunVerifier:
             is_known = f", but record {self.own.first.number} introduced the run" if self.own else None
             self._add(_MANIFEST, f"is missing{is_known or ': this is not the folder of a run'}")
             return
-        data = stores.read_bytes(self.lake / self.prefix / _MANIFEST)
         try:
+            data = stores.read_bytes(self.lake / self.prefix / _MANIFEST)
             manifest = sql.parse_manifest(data, self.run_id)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             self._add(_MANIFEST, f"is not a manifest of this run: {error}")
             return
         digest = ledger.sha256(data)
@@ -282,7 +282,7 @@ class _RunVerifier:
     def _verify_unlisted(self, known: set[str], earlier: Mapping[str, str], digest: str, is_running: bool) -> None:
         """Report files in the folder of the run that its manifest, which has this sha256, does not list."""
         replaced: set[str] = set()
-        for _, data in stores.read_all(self.lake / self.prefix / name for name in earlier if name in self.files):
+        for _, data in stores.read_all((self.lake / self.prefix / name for name in earlier if name in self.files), {}):
             if ledger.sha256(data) in earlier.values():
                 with contextlib.suppress(ValueError):  # then its files are reported
                     entries = sql.parse_manifest(data, self.run_id)["files"]

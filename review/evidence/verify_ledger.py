@@ -54,7 +54,7 @@ def verify_ledger(
             result.add(prefix + name, "is not a record of the ledger")
     numbers = sorted(number for name in names if (number := ledger.record_number(name)) is not None)
     last = max(numbers, default=0)
-    read = stores.read_all(ledger.record_path(lake, number) for number in numbers)
+    read = stores.read_all((ledger.record_path(lake, number) for number in numbers), {})  # no bytes are no record
     data = {ledger.record_number(path.name): content for path, content in read}
     digests = {number: ledger.sha256(data[number]) for number in numbers if number in data}
     parsed: dict[int, Record] = {}
@@ -96,7 +96,7 @@ def _verify_texts(lake: Root, names: set[str], result: VerifyResult, records: Se
         else:
             try:
                 ledger.parse_text(stores.read_bytes(lake / path), name[len(ledger.TEXTS) + 1 : -len(".json")])
-            except LedgerError as error:
+            except (LedgerError, OSError) as error:
                 result.add(path, _shorten(error))
     for record in records:
         if record.kind == "rewrite" and record.body.get("what") == "erased":
@@ -118,7 +118,7 @@ def _describe_erasure(record: Record) -> str:
     )
 
 
-def _shorten(error: LedgerError) -> str:
+def _shorten(error: Exception) -> str:
     return str(error).removeprefix("ledger: ").partition("; ")[0]
 
 
@@ -127,7 +127,7 @@ def _verify_head(lake: Root, result: VerifyResult, last: int, digests: Mapping[i
     file = f"{ledger.FOLDER}/{ledger.HEAD}"
     try:
         head = ledger.read_head(lake)
-    except LedgerError as error:
+    except (LedgerError, OSError) as error:
         result.add(file, _shorten(error))
         return None
     if head is None:

@@ -6,7 +6,8 @@ time holds a connection for ever; granian has a deadline for heads, but none for
 from other processes, which share no sessions. Waitress serves WSGI. `limit_concurrency` of uvicorn answers 503 to
 everybody once strangers hold all connections. Here the connection that has waited longest makes room instead.
 
-The rest is uvicorn's and h11's own: the size of a head (16 KiB), the time between two requests, backpressure.
+The rest is uvicorn's and h11's own: the time between two requests, backpressure, and the size of a head that arrives in
+pieces. `review.site.guard` limits one that arrives whole.
 """
 
 import logging
@@ -28,6 +29,8 @@ MAX_PER_ADDRESS: Final = 64
 """Maximum number of open connections from one address, or one /64 network of IPv6. A browser opens six."""
 BACKLOG: Final = 128
 """Connections that the system may hold before they are accepted. asyncio accepts as many at once."""
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Maximum size of the head of a request. The longest query that the SQL page takes must fit into its address."""
 SECONDS: Final = {"head": 10.0, "body": 30.0, "answer": 30.0, "close": 10.0}
 """Seconds that a client may take to send a request head, or a body, to read 64 KiB of an answer, and to close."""
 _PROGRESS_BYTES: Final = 64 * 1024

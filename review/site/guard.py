@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote
 from weakref import WeakValueDictionary
@@ -14,6 +15,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from review.site.access import PUBLIC_PATHS, SIGN_IN, Access, RefusedError, Visitor
+from review.site.connections import MAX_HEAD_BYTES
 from review.site.pages.rendering import render_page
 from review.site.reads import ReadsLog
 from review.site.sessions import get_network
@@ -141,6 +143,10 @@ class Guard:
         access, headers, state = self._access, Headers(scope=scope), scope["state"]
         path, is_write = scope["path"], scope["method"] not in _SAFE_METHODS
         peer = scope["client"][0] if scope.get("client") else ""
+        head = (scope.get("raw_path") or b"", scope["query_string"], *chain(*scope["headers"]))
+        if sum(map(len, head)) > MAX_HEAD_BYTES:
+            limit = f"Its address and headers may have {MAX_HEAD_BYTES // 1024} KiB. Shorten the address."
+            raise RefusedError(431, "Request too long", limit)
         host = access.check_host(headers)
         _check_embedding(headers)
         if path.startswith("/static/") and not is_write:

@@ -199,11 +199,11 @@ class LakeCache:
     def _read_version(self) -> tuple[dict[str, Hashable], Hashable]:
         """Return version strings of each run's manifest and of the ledger."""
         folder = self.lake / ledger.FOLDER
-        names: list[str] = []
+        names: list[tuple[str, Hashable]] = []
         if isinstance(self.lake, Path):
             runs = _list_local_runs(self.lake)
-            # The last record and HEAD: a writer can be killed after it wrote a record and before it wrote HEAD.
-            names = stores.list_files(folder)[-2:]
+            # All records: a changed one must be noticed, and a writer can be killed before it writes HEAD.
+            names = sorted(stores.read_versions(self.lake / ledger.FOLDER).items())
         else:
             with self._lock:
                 if self._listing is None or time.monotonic() - self._listing[0] > LISTING_SECONDS:

@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from review.site.access import Access
-from review.site.connections import BACKLOG, Connection
+from review.site.connections import BACKLOG, MAX_HEAD_BYTES, Connection
 from review.site.logs import log_to_stderr
 
 
@@ -34,6 +34,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,  # `review.site.access` decides which proxy is trusted
                 timeout_graceful_shutdown=5,
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             )
         )
         self._on_ready = on_ready

@@ -15,6 +15,8 @@ import sql
 from flows.cli import app
 from review.evidence import verify
 from review.site.app import create_app
+from stores import ledger
+from stores.ledger import LedgerError
 from tasks.lake.journal import record_run_end
 from tasks.lake.prune import RetentionPolicy, plan_pruning
 from tasks.lake.run import Run
@@ -140,6 +142,13 @@ def test_damaged_parquet_file_damages_only_its_run(runs, kind):
     assert any(path.name in each.file for each in verify.verify(run.lake, "all").differences)
 
 
+def test_manifest_that_fits_no_memory_damages_only_its_run(runs):
+    intact, run = runs
+    os.truncate(run.folder / "manifest.json", 2**40)
+    check_commands(run, intact, True)
+    assert any("manifest.json" in each.file for each in verify.verify(run.lake, "all").differences)
+
+
 @pytest.mark.parametrize("kind", ["pipe", "folder", "not readable", "name"])
 def test_manifest_that_is_no_file_damages_only_its_run(runs, kind):
     intact, run = runs
@@ -196,3 +205,17 @@ def test_erasure_leaves_out_a_damaged_run_and_says_so(runs, kind):
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert f"NOT ERASED from run {run.run_id}" in result.stderr
+
+
+def test_a_running_process_notices_a_record_that_was_changed_after_it_was_read(runs):
+    intact, _ = runs
+    first = ledger.record_path(intact.lake, 1)
+    with TestClient(create_app(intact.lake), "http://127.0.0.1:8765") as client:
+        report = f"/runs/{intact.run_id}/report.html"
+        headers = {"sec-fetch-site": "same-origin"}
+        assert client.get(report, headers=headers).status_code == 200
+        first.write_bytes(first.read_bytes()[:-2])
+        with pytest.raises(LedgerError):
+            ledger.read_records(intact.lake)
+        assert "canonical JSON" in client.get("/runs").text
+        assert client.get(report, headers=headers).status_code == 503

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import typer
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from flows import cli
+from flows.commands.output import Exit, exit_on_error
 from review.evidence.verify import verify
 from review.site.app import create_app
 from review.site.settings import ReviewSettings
@@ -125,3 +127,10 @@ def test_deciding_on_the_site_says_truly_whether_it_was_recorded(monkeypatch, ru
         return answer.status_code == 303
 
     fail_each_operation(monkeypatch, run.lake, act)
+
+
+def test_an_error_of_the_disk_without_a_path_is_a_message(capsys):
+    with pytest.raises(typer.Exit) as error, exit_on_error(next_step="compact again"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert error.value.exit_code == Exit.FAILURE
+    assert capsys.readouterr().err == "m2ib-audit: No space left on device; fix this, then compact again\n"

@@ -40,6 +40,7 @@ CASES, ALL_CASES = 300, 2000
 """Number of changes in the fast tests, and in all tests."""
 PARTS = 4
 """Number of tests over which the changes are spread, so that they can run at the same time."""
+HUGE = 2**40
 NO_EVIDENCE = ("lock.json",)
 
 Generator = np.random.Generator
@@ -187,9 +188,12 @@ def put_special_file(lake: Path, evidence: Evidence, generator: Generator) -> se
     (name,) = choose(lake, generator)
     content = (lake / name).read_bytes()
     (lake / name).unlink()
-    kind = generator.integers(4)
+    kind = generator.integers(5)
     if kind == 0:
         os.mkfifo(lake / name)
+    elif kind == 4:  # content, then nothing up to a size that fits no memory
+        (lake / name).write_bytes(content)
+        os.truncate(lake / name, HUGE if name.endswith((".json", "HEAD")) else len(content) + 9)
     elif kind == 1:
         (lake / name).mkdir()
     elif kind == 2:

@@ -457,3 +457,9 @@ def test_head_requests_have_no_body(serve):
             answer = connection.getresponse()
             assert answer.status in (200, 404, 405)
             assert answer.read() == b""
+
+
+def test_request_head_that_arrives_whole_is_limited_too(client):
+    answer = client.get("/runs", headers={"x-a": "x" * 66_000})
+    assert answer.status_code == 431
+    assert "64 KiB" in answer.text

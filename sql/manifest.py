@@ -288,5 +288,5 @@ def warn_damaged(run_id: str, reason: str) -> None:
     """Log that a damaged run is left out, once per process."""
     if (run_id, reason) not in _warned:
         _warned.add((run_id, reason))
-        text = f"run {run_id} is damaged and left out: {reason}"  # the name of a folder may have control characters
-        _log.warning("%s", "".join(mark if mark.isprintable() else "\ufffd" for mark in text))
+        # The name of a folder may have control characters.
+        _log.warning("%s", stores.escape(f"run {run_id} is damaged and left out: {reason}"))

@@ -7,7 +7,7 @@
 - `commands`: command lines for messages that name the next step
 """
 
-from stores.commands import DEFAULT_LAKE, format_command
+from stores.commands import DEFAULT_LAKE, escape, format_command
 from stores.files import (
     DamagedFileError,
     LakeError,
@@ -47,6 +47,7 @@ __all__ = [
     "UrlError",
     "copy_path",
     "create_file",
+    "escape",
     "fetch",
     "fetch_all",
     "file_sha256",

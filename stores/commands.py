@@ -1,4 +1,4 @@
-"""Command lines of `m2ib-audit` for messages that name the next step."""
+"""Command lines of `m2ib-audit` for messages that name the next step, and names of files that are safe to print."""
 
 import shlex
 from pathlib import Path
@@ -7,6 +7,13 @@ from stores.urls import Root
 
 DEFAULT_LAKE = Path("lake")
 """The lake of commands without --lake, relative to the working directory."""
+
+
+def escape(text: str) -> str:
+    """Escape line breaks, control characters and those that change the order of others, for one line of text."""
+    if text.isprintable():
+        return text
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
 
 
 def format_command(lake: Root, *arguments: str) -> str:

@@ -105,7 +105,10 @@ def describe_unrecorded(lake: Root, run_id: str, is_recorded: bool | None = Fals
     """
     if is_recorded is None:
         adopt = format_command(lake, "adopt", "all")
-        return f"is in a lake of an earlier release, whose ledger knows no run; run once: {adopt}"
+        return (
+            "is in a lake whose ledger knows no run: an earlier release wrote the lake, or its records were removed; "
+            f"run once: {adopt}"
+        )
     commands = format_command(lake, "verify", run_id), format_command(lake, "adopt", run_id)
     return (
         f"is not in the ledger as it is stored, so nothing builds on it; check it with: {commands[0]}; if it has no "

@@ -298,6 +298,7 @@ def alerts(
 
     if since is not None:
         with sql.connect(lake) as connection:
+            output.warn_unadopted(lake, connection)
             histories = sql.rows(connection, "review/alert_history", since=_parse_since(connection, since))
         if as_json:
             output.print_json({"lives": histories})
@@ -329,6 +330,7 @@ def read_alerts(lake: Root, run_id: str) -> tuple[list[dict[str, Any]], str]:
 
     run_id = output.choose_run(lake, run_id, complete=True)
     with sql.connect(lake) as connection:
+        output.warn_unadopted(lake, connection)
         runs = sql.read(connection, "SELECT run_id, status, reason FROM runs ORDER BY sequence DESC")
         known = [row["run_id"] for row in runs if row["status"] != "pruned"]
         complete = sum(map(sql.is_complete, runs))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import sql
+import stores
 from flows.commands import output
 from stores import Root, format_command
 
@@ -210,7 +211,7 @@ def _verify_report(lake: Root, path: Path) -> dict[str, Any]:
     from review.evidence.written_reports import find_written_report
 
     try:
-        found = find_written_report(lake, path.read_bytes())
+        found = find_written_report(lake, stores.read_bytes(path))
     except VerifyError as error:
         output.note(f"m2ib-audit: {error}")
         return {"report": str(path), "known": False}

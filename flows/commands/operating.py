@@ -20,6 +20,7 @@ def runs(
 ) -> None:
     """List the runs of a lake, newest first: how they ended, and what they found."""
     with sql.connect(lake) as connection:
+        output.warn_unadopted(lake, connection)
         found = sql.rows(connection, "review/page_runs", audit="all", status="any", limit=limit, offset=0)
         damage = sorted(sql.list_damage(connection).items(), reverse=True)
     if as_json:

@@ -18,7 +18,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import sql
-from stores import DEFAULT_LAKE, InputError, Root, UrlError, lake_root
+from stores import DEFAULT_LAKE, InputError, Root, UrlError, escape, lake_root
 from stores.keys import load_key
 from stores.run_records import describe_unrecorded
 from tasks.errors import AuditError
@@ -29,7 +29,7 @@ if not stdout.is_terminal:
     stdout.width = 240  # a pipe has no width that a table must fit
 _COLUMNS = 80  # of wrapped text
 _RUN_ID = r"\d{8}T\d{6}-[0-9a-f]+"
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
 _READABLE = 40  # characters to which the widest column of a table may be narrowed
 
 
@@ -62,7 +62,7 @@ AuditFile = Annotated[Path, typer.Argument(metavar="AUDIT.toml", help="What to a
 
 
 def _clean(text: str) -> str:
-    """Replace control characters, with which a name or text of a lake could change the terminal."""
+    """Replace characters with which a name or text of a lake could change the terminal, or that it cannot print."""
     return _CONTROL.sub("\ufffd", text)
 
 
@@ -92,7 +92,10 @@ def note(line: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as one line of JSON."""
-    print(json.dumps(value, default=str, ensure_ascii=False))
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    if not text.isprintable():  # only strings have such characters
+        text = "".join(mark if mark.isprintable() else json.dumps(mark)[1:-1] for mark in text)
+    print(text)
 
 
 @contextlib.contextmanager
@@ -109,7 +112,7 @@ def exit_on_error(lake_error: Exit = Exit.BAD_INPUT, next_step: str = "try again
     except OSError as error:
         if error.errno is None:
             raise
-        place = "" if error.filename is None else f": {error.filename}"
+        place = "" if error.filename is None else f": {escape(str(error.filename))}"
         fail(f"{error.strerror or error}{place}; fix this, then {next_step}", Exit.FAILURE)
     except InputError as error:
         fail(str(error))
@@ -175,6 +178,12 @@ def choose_run(lake: Root, run_id: str, complete: bool = False) -> str:
             f"name it: {', '.join(choices)}"
         )
     return found
+
+
+def warn_unadopted(lake: Root, connection: sql.Connection) -> None:
+    """Print a warning to standard error if the ledger knows none of the lake's runs."""
+    for row in sql.read(connection, "SELECT run_id FROM runs WHERE recorded IS NULL ORDER BY sequence DESC LIMIT 1"):
+        note(f"m2ib-audit: run {row['run_id']} {describe_unrecorded(lake, row['run_id'], None)}")
 
 
 def find_server(needed_by: str) -> str:

@@ -29,7 +29,7 @@ def read_heads(given: str) -> list[str]:
     if _SHA256.fullmatch(given):
         return [given]
     try:
-        heads = [line.split()[-1] for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
+        heads = [line.split()[-1] for line in stores.read_bytes(Path(given)).decode().splitlines() if line.strip()]
     except (OSError, ValueError):
         heads = []
     if not heads or not all(map(_SHA256.fullmatch, heads)):

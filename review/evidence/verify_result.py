@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from review.presentation.formatting import format_count
-from stores import InputError, ledger
+from stores import InputError, escape, ledger
 
 
 class VerifyError(InputError):
@@ -22,7 +22,7 @@ class Difference:
 
     def __str__(self) -> str:
         """Format the difference as one line of text."""
-        return f"{self.file}: {self.description}" + (f" ({self.location})" if self.location else "")
+        return escape(f"{self.file}: {self.description}" + (f" ({self.location})" if self.location else ""))
 
 
 @dataclass
@@ -120,12 +120,13 @@ def format_result(result: VerifyResult) -> Iterator[str]:
     for difference in result.differences:
         yield f"DIFFERS {difference}"
     for note in result.notes:
-        yield f"note: {note}"
+        yield escape(f"note: {note}")
     for key in result.keys:
-        yield str(key)
+        yield escape(str(key))
     yield f"ledger: {format_count(result.records, 'record')}, head {result.head or 'none'}"
     outcome = "intact"
     if not result.is_intact:
-        outcome = f"{format_count(len(result.differences), 'difference')}, the first in {result.differences[0].file}"
+        first = escape(result.differences[0].file)
+        outcome = f"{format_count(len(result.differences), 'difference')}, the first in {first}"
     counts = ((len(result.runs), "run"), (result.files, "file"), (result.bytes, "byte"))
     yield f"verified: {', '.join(format_count(number, noun) for number, noun in counts)}: {outcome}"

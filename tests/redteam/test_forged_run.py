@@ -245,3 +245,16 @@ def test_a_forged_run_is_not_adopted_with_all_others(runs, forge, lake):
     done = run_command("adopt", "all", lake=lake)
     assert (done.exit_code, f"run {forged.run_id} was not recorded" in done.output) == (1, True)
     assert [file for file, _ in list_faults(lake)] == [f"runs/{forged.run_id}/manifest.json"]
+
+
+@pytest.mark.parametrize("harm", ["removed", "emptied"])
+@pytest.mark.parametrize("command", [("runs",), ("alerts",), ("alerts", "--since", "9999d"), ("alerts", "all")])
+def test_commands_warn_once_of_a_lake_whose_ledger_knows_no_run(runs, lake, command, harm):
+    assert "ledger" not in run_command(*command, lake=lake).stderr
+    shutil.rmtree(lake / "ledger")
+    if harm == "emptied":
+        (lake / "ledger").mkdir()
+    done = run_command(*command, lake=lake)
+    assert done.exit_code == 0
+    assert done.stderr.count("m2ib-audit adopt all") == 1
+    assert "its records were removed" in done.stderr

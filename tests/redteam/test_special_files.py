@@ -90,3 +90,15 @@ def test_ledger_of_special_files_is_an_error_with_a_next_step(tmp_path, deadline
     make_special(Path(tmp_path / "ledger" / "00000001.json"), "pipe", deadline)
     with pytest.raises(sql.LakeError, match="ledger"):
         sql.connect(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("option", ["--report", "--head"])
+def test_special_file_as_an_argument_of_verify_is_refused(add_next_run, tmp_path, deadline, kind, option):
+    run = add_next_run({})
+    record_run_end(run)
+    path = make_special(tmp_path / "file", kind, deadline)
+    result = CliRunner().invoke(app, ["verify", "all", option, str(path), "--lake", str(run.lake)])
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in (1, 2)
+    assert str(path) in result.stderr

@@ -21,6 +21,7 @@ from corpora import is_url
 from m2ib.names import FOLDER
 from stores import DEFAULT_LAKE, Root, lake_root
 from stores.keys import SigningKey, load_key
+from stores.ledger import check_signer
 from tasks import settings
 from tasks.custom_rules import read_rules
 from tasks.errors import BadInputError
@@ -247,7 +248,7 @@ class AuditConfig(settings.Section):
         """Check what can be checked without importing PyTorch or Prefect, and without decoding images.
 
         These are the corpus (its path, format, columns and first row), the name of the model, the path of its weights,
-        and the files of masks, rules and the key. Raises InputError.
+        the files of masks and rules, and whether the key may sign. Raises InputError, and LakeError for the ledger.
         """
         load_corpus(self.corpus).check()
         try:
@@ -255,7 +256,7 @@ class AuditConfig(settings.Section):
         except m2ib.M2IBError as error:
             raise BadInputError(f"[model] {error}") from error
         self.resolve_settings()
-        self.ledger.signer()
+        check_signer(self.lake.root, self.ledger.signer())
 
     @cached_property
     def masks(self) -> dict[str, tuple[str, list[Box]]]:

@@ -277,6 +277,7 @@ def check_key(config: AuditConfig) -> Check:
         return Check("key", OK, "records of the ledger are not signed ([ledger] key)")
     try:
         signer = config.ledger.signer()
+        ledger.check_signer(config.lake.root, signer)
     except Exception as error:  # noqa: BLE001  # whatever is wrong with it
         return Check("key", FAILURE, str(error), "m2ib-audit key new, or correct [ledger] key")
     is_private = key.stat().st_mode & 0o077 == 0

@@ -17,6 +17,7 @@ from flows.config import AuditConfig, LakeConfig, LakePath, LedgerConfig, config
 from flows.lifecycle import AuditResult, conclude, run_lifecycle
 from stores import Root
 from stores.keys import SigningKey
+from stores.ledger import check_signer
 from stores.run_records import describe_unrecorded
 from tasks.alert import alert
 from tasks.carry_over import carry_over_tests, copy_attributions
@@ -125,6 +126,7 @@ def begin_reflag(
     earlier = Run(lake, record["run_id"])
     custom_rules = {} if alerts.rules is None else read_rules(alerts.rules)
     check_rules(custom_rules)
+    check_signer(lake, signer)
     digests = {"rules": {name: sql.text_digest(text) for name, text in custom_rules.items()}}
     config = record["config"] | {
         "alerts": alerts.model_dump(mode="json") | digests,

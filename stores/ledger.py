@@ -23,6 +23,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -319,7 +320,8 @@ def append(
             the record must not be appended.
 
     Raises:
-        LedgerError: The existing ledger is damaged, or other writers were faster in every attempt.
+        LedgerError: The existing ledger is damaged, the signer may not sign in it (see `list_keys`), or other writers
+            were faster in every attempt.
         LakeError: The lake cannot be written.
     """
     if kind not in KINDS:
@@ -329,6 +331,7 @@ def append(
         earlier = read_records(lake)
         if check is not None:
             check(earlier)
+        _check_signer(lake, earlier, signer)
         record, data = _build_record(earlier[-1] if earlier else None, kind, body, signer)
         try:
             if earlier and not files.is_file(lake / FOLDER / HEAD):  # a ledger of several records needs HEAD
@@ -348,6 +351,63 @@ def append(
         f"ledger: other writers were faster in all {_APPEND_ATTEMPTS} attempts to append a record to {lake}; stop the "
         "other writers, and try again"
     )
+
+
+def list_keys(records: Iterable[Record]) -> tuple[list[str], list[str]]:
+    """Return the ids of the keys that may sign the next record, and of all keys that a ledger has.
+
+    Each key that signed or was introduced may sign, unless it was revoked. A record by a revoked key changes nothing.
+    No key is returned if nothing is signed.
+    """
+    known, revoked = dict[str, None](), set[str]()
+    for record in records:
+        if record.key_id is None or record.key_id in revoked:
+            continue
+        known[record.key_id] = None
+        key_id = str(record.body.get("key_id"))
+        if record.kind == "key":
+            known[key_id] = None
+        elif record.kind == "key_revoked":
+            revoked.add(key_id)
+    return [key_id for key_id in known if key_id not in revoked], [*known]
+
+
+def check_signer(lake: Root, signer: SigningKey | None) -> None:
+    """Raise LedgerError if a key may not sign the next record of a lake's ledger, before any work is done."""
+    if signer is not None:
+        _check_signer(lake, read_records(lake), signer)
+
+
+def _check_signer(lake: Root, earlier: Sequence[Record], signer: SigningKey | None) -> None:
+    signing, known = list_keys(earlier)
+    if not known or (signer is not None and signer.key_id in signing):
+        return
+    if signer is None:
+        _warn_unsigned(str(lake), " or ".join(signing) or "none: all are revoked")
+        return
+    if not signing:
+        raise LedgerError(describe_no_keys(known))
+    raise LedgerError(
+        f"ledger: got the key {signer.key_id}, which {'is revoked' if signer.key_id in known else 'was not introduced'}"
+        f", expected one that may sign: {', '.join(signing)}; sign with that key, or introduce a new one: "
+        + format_command(lake, "key", "add", "NEW.pub", "--key", "OLD")
+    )
+
+
+def describe_no_keys(known: Iterable[str]) -> str:
+    """Return the message for a ledger with signed records whose keys are all revoked."""
+    return (
+        f"ledger: all keys of the lake are revoked ({', '.join(known)}), expected one that may sign; nothing more can "
+        "be signed in this lake: restore its ledger from a backup, or keep it as it is and continue in a new lake"
+    )
+
+
+@cache  # once per process
+def _warn_unsigned(lake: str, signing: str) -> None:
+    log.warning(
+        "ledger: an unsigned record is added to %s, which has signed ones (keys that may sign: %s), and verify "
+        "--public-key reports it; give the private key with --key, or [ledger] key in the AUDIT.toml", lake, signing,
+    )  # fmt: skip
 
 
 def _separate_text(kind: str, body: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes | None]:

@@ -117,7 +117,9 @@ def review(
     from review.site.app import create_app
     from review.site.serve import serve
     from review.site.settings import ReviewSettings
+    from stores.ledger import check_signer
 
+    check_signer(lake, key)  # not only when the first reviewer signs
     settings = ReviewSettings(
         host=host,
         port=port,

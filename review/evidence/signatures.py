@@ -170,15 +170,17 @@ def introduce_key(lake: Root, public: PublicKey, signer: SigningKey) -> Record:
     """
 
     def check(before: Sequence[Record]) -> None:
-        signing, known = _list_known(before)
+        signing, known = ledger.list_keys(before)
         if public.key_id in known:
             raise DecisionError(f"key: got {public.key_id}, expected a new one: the ledger has it already")
-        if signing and signer.key_id not in signing:
+        if known and not signing:
+            raise DecisionError(ledger.describe_no_keys(known))
+        if known and signer.key_id not in signing:
             raise DecisionError(
                 f"key: got the signer {signer.key_id}, expected one that the ledger trusts: {', '.join(signing)}; give "
                 "its private key with --key"
             )
-        if not signing and signer.key_id != public.key_id:
+        if not known and signer.key_id != public.key_id:
             raise DecisionError(
                 f"key: got the signer {signer.key_id}, expected the new key {public.key_id} itself, because nothing is "
                 "signed yet; give its private key with --key"
@@ -189,26 +191,25 @@ def introduce_key(lake: Root, public: PublicKey, signer: SigningKey) -> Record:
 
 def revoke_key(lake: Root, key_id: str, since: str | None, signer: SigningKey) -> Record:
     """Record that a key is revoked from a time on; by default from now on. Raises DecisionError."""
+    now = datetime.now(UTC)
     try:
-        start = datetime.now(UTC) if since is None else datetime.fromisoformat(since)
+        start = now if since is None else datetime.fromisoformat(since)
     except ValueError as error:
         raise DecisionError(f"--since: got {since!r}, expected a date such as 2026-01-31; enter it again") from error
     start = start if start.tzinfo else start.replace(tzinfo=UTC)
+    if start > now:  # verification trusts no date of a record that follows the revocation
+        raise DecisionError(f"--since: got {since!r}, expected no later time than now: a key is revoked at once")
 
     def check(before: Sequence[Record]) -> None:
-        signing, known = _list_known(before)
+        signing, known = ledger.list_keys(before)
         if key_id not in known:
             raise DecisionError(f"key: got {key_id!r}, expected a key of the ledger: {', '.join(known) or 'none'}")
-        if signer.key_id == key_id or signer.key_id not in known:
+        if signer.key_id == key_id or signer.key_id not in signing:
             others = ", ".join(each for each in signing if each != key_id) or "none; introduce one with key add"
-            raise DecisionError(f"key: got the signer {signer.key_id}, expected another key of the ledger: {others}")
+            revoked = ", which is revoked" if signer.key_id in known and signer.key_id not in signing else ""
+            raise DecisionError(
+                f"key: got the signer {signer.key_id}{revoked}, expected another key of the ledger that may sign: "
+                + others
+            )
 
     return ledger.append(lake, "key_revoked", {"key_id": key_id, "since": start.isoformat()}, signer, check)
-
-
-def _list_known(records: Sequence[Record]) -> tuple[list[str], list[str]]:
-    """Return the keys that may sign, and all keys, of which some are revoked."""
-    known = dict.fromkeys(record.key_id for record in records if record.key_id is not None)
-    known |= dict.fromkeys(record.body["key_id"] for record in records if record.kind == "key")
-    revoked = {record.body["key_id"] for record in records if record.kind == "key_revoked"}
-    return [key_id for key_id in known if key_id not in revoked], [*known]

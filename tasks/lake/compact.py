@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 import sql
 import stores
+from stores import ledger
 from stores.keys import SigningKey
 from tasks.errors import StoreError
 from tasks.lake.lock import lock_run
@@ -45,6 +46,7 @@ def compact_run(run: Run, signer: SigningKey | None = None) -> list[dict[str, An
                 f"compact: run {run.run_id} is {record['status']}, expected a complete one; resume it first"
             )
         run.check_recorded("compacted")
+        ledger.check_signer(run.lake, signer)
         for other in sql.read_manifests(run.lake):
             if other["status"] == "running" and run.run_id in (other.get(key) for key in REFERENCES):
                 raise StoreError(

@@ -50,6 +50,7 @@ def load_plan(lake: Root) -> Erasure | None:
 
 def erase(lake: Root, erasure: Erasure, signer: SigningKey | None = None) -> Iterator[str]:
     """Carry out an erasure, and yield the id of each run that it changes. An interrupted one can be repeated."""
+    ledger.check_signer(lake, signer)  # before anything is deleted
     stores.write_bytes(lake / PLAN, json.dumps(asdict(erasure)).encode())
     _delete_files(lake, erasure, signer)
     for run_id in stores.list_folders(lake / "runs"):

@@ -24,11 +24,14 @@ def list_faults(lake, **options):
     return faults
 
 
-def append_signed_by_nobody(lake, kind, body, at=None):
-    """Append a record as somebody with write access to the lake does, and move HEAD."""
+def append_by_hand(lake, kind, body, at=None, signer=None):
+    """Append a record as somebody with write access to the lake does, and move HEAD; return its location."""
     last = ledger.read_records(lake)[-1]
     at = at or datetime.now(UTC)
     fields = {"number": last.number + 1, "kind": kind, "at": at.isoformat(), "body": body, "prev": last.sha256}
+    if signer is not None:
+        fields |= {"key_id": signer.key_id}
+        fields |= {"signature": signer.sign(ledger.canonical_json(fields))}
     data = ledger.canonical_json(fields)
     ledger.record_path(lake, last.number + 1).write_bytes(data)
     head = {"number": last.number + 1, "sha256": ledger.sha256(data)}
@@ -43,7 +46,7 @@ def test_each_kind_has_a_schema():
 @pytest.mark.parametrize("kind", ledger.KINDS)
 @pytest.mark.parametrize("body", [{"x": 1}, {}], ids=["other", "empty"])
 def test_a_body_of_another_form_is_a_fault(runs, kind, body):
-    number = append_signed_by_nobody(runs[0].lake, kind, body)
+    number = append_by_hand(runs[0].lake, kind, body)
     assert f"is not a record of kind {kind}" in list_faults(runs[0].lake)[number]
 
 
@@ -55,7 +58,7 @@ def test_each_changed_value_of_a_record_is_a_fault(runs, tmp_path):
         for key, changed in itertools.product(record.body, (1.5, [], {"x": 1})):
             number += 1
             lake = shutil.copytree(runs[0].lake / "ledger", tmp_path / str(number) / "ledger").parent
-            name = append_signed_by_nobody(lake, record.kind, record.body | {key: changed})
+            name = append_by_hand(lake, record.kind, record.body | {key: changed})
             faults = [each.location for each in verify(lake, None).differences]
             assert faults == [name], (record.kind, key, changed)
 
@@ -79,25 +82,25 @@ BODIES = {
 
 @pytest.mark.parametrize("kind", [kind for kind in BODIES if kind != "rewrite"])
 def test_a_record_of_a_run_that_does_not_exist_is_a_fault(runs, kind):
-    number = append_signed_by_nobody(runs[0].lake, kind, BODIES[kind])
+    number = append_by_hand(runs[0].lake, kind, BODIES[kind])
     assert list_faults(runs[0].lake) == {number: "speaks of run gone, which no earlier record introduced"}
 
 
 def test_a_rewrite_of_a_run_that_does_not_exist_is_a_fault(runs):
-    append_signed_by_nobody(runs[0].lake, "rewrite", BODIES["rewrite"])
+    append_by_hand(runs[0].lake, "rewrite", BODIES["rewrite"])
     assert [each.file for each in verify(runs[0].lake, "all").differences] == ["runs/gone/manifest.json"]
 
 
 def test_a_rewrite_of_another_manifest_is_a_fault(runs):
     body = BODIES["rewrite"] | {"run_id": runs[0].run_id}
-    number = append_signed_by_nobody(runs[0].lake, "rewrite", body)
+    number = append_by_hand(runs[0].lake, "rewrite", body)
     assert "replaces a manifest" in list_faults(runs[0].lake)[number]
 
 
 def test_a_decision_about_an_alert_that_the_run_lacks_is_a_fault(runs):
     lake = runs[0].lake
     (review,) = ledger.select_kinds(ledger.read_records(lake), "review")
-    number = append_signed_by_nobody(lake, "review", review.body | {"alert_id": "another"})
+    number = append_by_hand(lake, "review", review.body | {"alert_id": "another"})
     assert list_faults(lake) == {number: "speaks of 'another', which table alerts of the run lacks"}
 
 
@@ -115,7 +118,7 @@ def test_a_second_signature_needs_another_person_and_its_record(runs, changes, p
     lake = runs[0].lake
     (review,) = ledger.select_kinds(ledger.read_records(lake), "review")
     body = {"record": review.number, "record_sha256": review.sha256, "meaning": "approval", "statement": ""}
-    number = append_signed_by_nobody(lake, "countersign", body | {"reviewer": WHO} | changes)
+    number = append_by_hand(lake, "countersign", body | {"reviewer": WHO} | changes)
     faults = list_faults(lake)
     assert problem in faults[number] if problem else faults == {}
 
@@ -133,7 +136,7 @@ def test_a_second_signature_needs_another_person_and_its_record(runs, changes, p
 def test_times_go_back_by_at_most_the_tolerance(runs, shift, problem):
     lake = runs[0].lake
     (review,) = ledger.select_kinds(ledger.read_records(lake), "review")
-    number = append_signed_by_nobody(lake, "review", review.body, datetime.now(UTC) + shift)
+    number = append_by_hand(lake, "review", review.body, datetime.now(UTC) + shift)
     faults = list_faults(lake)
     assert problem in faults[number] if problem else faults == {}
 
@@ -142,7 +145,7 @@ def test_times_go_back_by_at_most_the_tolerance(runs, shift, problem):
 def test_a_time_that_is_none_is_a_fault(runs, at):
     lake = runs[0].lake
     (review,) = ledger.select_kinds(ledger.read_records(lake), "review")
-    number = int(append_signed_by_nobody(lake, "review", review.body).split()[1])
+    number = int(append_by_hand(lake, "review", review.body).split()[1])
     data = ledger.canonical_json(json.loads(ledger.record_path(lake, number).read_bytes()) | {"at": at})
     ledger.record_path(lake, number).write_bytes(data)
     (lake / "ledger" / "HEAD").write_bytes(ledger.canonical_json({"number": number, "sha256": ledger.sha256(data)}))
@@ -166,8 +169,15 @@ def run_command(*arguments, lake):
     return CliRunner().invoke(cli.app, [*map(str, arguments), "--lake", str(lake)])
 
 
+REPORT = {"run_id": "r", "format": "html", "sha256": "0" * 64}
+
+
 def append(lake, signer):
-    return ledger.append(lake, "report", {"run_id": "r", "format": "html", "sha256": "0" * 64}, signer)
+    return ledger.append(lake, "report", REPORT, signer)
+
+
+def append_report_by_hand(lake, signer):
+    return int(append_by_hand(lake, "report", REPORT, signer=signer).split()[1])
 
 
 @pytest.fixture
@@ -209,7 +219,7 @@ def test_records_after_the_first_signature_are_signed(signed, keys):
     append(signed, None)
     public = load_public_key(keys / "one.pub")
     assert check(signed, public)[0] == {7: "is not signed, although record 3 before it is"}
-    number = append(signed, load_key(keys / "evil")).number
+    number = append_report_by_hand(signed, load_key(keys / "evil"))
     assert "expected" in check(signed, public)[0][number]
 
 
@@ -226,8 +236,8 @@ def test_nobody_introduces_a_key_without_an_earlier_one(signed, keys):
     assert (done.exit_code, "expected one that the ledger trusts" in done.output) == (2, True)
     public = load_public_key(keys / "evil.pub")
     body = {"key_id": public.key_id, "public_key": public.encode()}
-    number = ledger.append(signed, "key", body, load_key(keys / "evil")).number
-    later = append(signed, load_key(keys / "evil")).number
+    number = int(append_by_hand(signed, "key", body, signer=load_key(keys / "evil")).split()[1])
+    later = append_report_by_hand(signed, load_key(keys / "evil"))
     assert set(check(signed, load_public_key(keys / "one.pub"))[0]) == {number, later}
     assert "although records before it are signed" in check(signed)[0][number]
 
@@ -238,7 +248,7 @@ def test_a_revoked_key_signs_nothing_from_a_date_on(signed, keys):
     assert (done.exit_code, "expected another key of the ledger" in done.output) == (2, True)
     assert run_command("key", "revoke", one.key_id, "--key", keys / "two", lake=signed).exit_code == 0
     assert check(signed, one)[0] == {}
-    number = append(signed, load_key(keys / "one")).number
+    number = append_report_by_hand(signed, load_key(keys / "one"))
     faults, uses = check(signed, one)
     assert f"which record {number - 1} revokes from" in faults[number]
     assert "revoked from" in uses[0]

@@ -436,6 +436,13 @@ def erased_files(records: Iterable[Record]) -> dict[str, Record]:
     return {entry["path"]: record for record in erasures for entry in record.body.get("files", [])}
 
 
+def erased_sha256(records: Iterable[Record], folder: str) -> dict[str, Record]:
+    """Return the sha256 of the files below a folder of the lake that were erased, with the last record about each."""
+    erasures = (record for record in records if record.kind == "rewrite" and record.body.get("what") == "erased")
+    files_of = ((entry, record) for record in erasures for entry in record.body.get("files", []))
+    return {entry["sha256"]: record for entry, record in files_of if entry["path"].startswith(folder)}
+
+
 def parse_text(data: bytes, digest: str) -> str:
     """Return the text in a text's file. Raises LedgerError unless the file has this sha256."""
     if (found := sha256(data)) != digest:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 import sql
 import stores
-from review.evidence.verify_ledger import TEMPORARY, verify_ledger
+from review.evidence.verify_ledger import ERASURE, TEMPORARY, report_erased, verify_ledger
 from review.evidence.verify_result import VerifyError, VerifyResult
 from review.presentation.formatting import format_count
 from stores import Root, ledger
@@ -30,8 +30,6 @@ _SHARD: Final = re.compile(
     r"|[a-z_]+/erased-[^/]+\.parquet"
 )
 """Names of the files of a shard or an erasure. Interrupted attempts leave such files, which no manifest lists."""
-_ERASURE: Final = "erasure.json"
-"""Plan of an erasure that is not complete."""
 _REPORT: Final = re.compile(r"report[^/]*\.(html|pdf)")
 _MANIFEST: Final = "manifest.json"
 
@@ -93,7 +91,7 @@ def _verify_others(lake: Root, sizes: Mapping[str, int], runs: Iterable[str], re
     expected = (f"{ledger.FOLDER}/", *(f"runs/{each}/" for each in runs))
     resume = stores.format_command(lake, "erase", "--resume")
     for name in sizes:
-        if name == _ERASURE:
+        if name == ERASURE:
             result.notes.append(f"{name}: an erasure is not complete; complete it with: {resume}")
         elif not name.startswith(expected):
             result.add(name, "is not listed in any manifest")
@@ -146,6 +144,7 @@ class _RunVerifier:
         self.own = self.known.runs.get(self.run_id)
         self.values: dict[tuple[str, str], set[Any]] = {}
         self.erased = ledger.erased_files(self.records)
+        self.erased_sha256 = ledger.erased_sha256(self.records, self.prefix)
 
     def verify(self) -> None:
         """Add the differences and notes of the run to the result."""
@@ -259,23 +258,28 @@ class _RunVerifier:
 
     def _verify_reports(self, manifest: Mapping[str, Any]) -> None:
         """Compare reports in the folder of the run with the sha256 that the ledger has of them."""
-        recorded = [record.body for record in self.own_records if record.kind == "report"]
+        reports = [record for record in self.own_records if record.kind == "report"]
+        recorded = [record.body for record in reports]
         for name in self.files:
             if not _REPORT.fullmatch(name):
                 continue
             digests = [body.get("sha256") for body in recorded if name.endswith(f".{body.get('format')}")]
             found = self._sha256(name)
-            if found in digests:
+            if erasure := self.erased_sha256.get(found):
+                report_erased(self.lake, self.prefix + name, erasure, self.result)
+            elif found in digests:
                 if found != digests[-1]:
                     self._note(name, "is not the last report that was recorded")
             elif self.own is not None:  # otherwise the run is reported
                 self._add(name, f"has sha256 {found}, which is not in the ledger")
-        for path in {body["path"] for body in recorded if isinstance(body.get("path"), str)}:
+        last = {each.body["path"]: each.number for each in reports if isinstance(each.body.get("path"), str)}
+        for path, number in last.items():
             name = path.removeprefix(self.prefix)
             command = stores.format_command(
                 self.lake, "report", self.run_id, *(["--pdf"] if name.endswith(".pdf") else [])
             )
-            is_explained = manifest["status"] == sql.PRUNED or path in self.erased
+            is_erased = path in self.erased and self.erased[path].number > number
+            is_explained = manifest["status"] == sql.PRUNED or is_erased
             if path.startswith(self.prefix) and name not in self.files and not is_explained:
                 self._add(name, f"is missing; to write it again: {command}")
 
@@ -291,7 +295,9 @@ class _RunVerifier:
         for name in sorted(set(self.files) - known):
             if name == "lock.json" or _REPORT.fullmatch(name):
                 continue
-            if is_running and _SHARD.fullmatch(name) and name not in replaced:
+            if erasure := self._find_erasure(name, replaced):
+                report_erased(self.lake, self.prefix + name, erasure, self.result)
+            elif is_running and _SHARD.fullmatch(name) and name not in replaced:
                 unfinished += 1
             elif origin := self._explain_unlisted(name, replaced, digest):
                 self._note(name, f"{origin}; no result depends on it")
@@ -300,14 +306,19 @@ class _RunVerifier:
         if unfinished:
             self._note("", f"{format_count(unfinished, 'file')} of stages that have not ended")
 
+    def _find_erasure(self, name: str, replaced: set[str]) -> Record | None:
+        """Return the record that a file was erased that no manifest lists, None if it was not."""
+        path = self.prefix + name
+        if name in replaced and path in self.erased:
+            return self.erased[path]
+        return self.erased_sha256.get(self._sha256(name)) if self.erased_sha256 else None
+
     def _explain_unlisted(self, name: str, replaced: set[str], digest: str) -> str | None:
         """Return where a file comes from that the manifest, which has this sha256, does not list; None if unknown."""
         if TEMPORARY.fullmatch(name):
             return "incomplete file of a killed process"
         if name == f"manifest-{digest[:16]}.json" and self._sha256(name) == digest:
             return "copy of the manifest, of an interrupted compaction, pruning or erasure"
-        if name in replaced and self.prefix + name in self.erased:
-            return "left over from an erasure that is not complete: repeat it"
         if name in replaced:
             return "left over from before the run was compacted or pruned"
         return "of an interrupted attempt, for --resume" if _SHARD.fullmatch(name) else None

@@ -18,6 +18,8 @@ from stores.run_records import list_recorded
 TEMPORARY: Final = re.compile(r"(.*/)?\.[^/]+\.tmp")
 """Names of incomplete files of killed processes; nothing reads them."""
 _TEXT: Final = re.compile(rf"{ledger.TEXTS}/[0-9a-f]{{64}}\.json")
+ERASURE: Final = "erasure.json"
+"""Plan of an erasure that is not complete."""
 _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
@@ -87,9 +89,11 @@ def _verify_texts(lake: Root, names: set[str], result: VerifyResult, records: Se
     owners = {f"{ledger.TEXTS}/{digest}.json": record for record in records if (digest := ledger.text_digest(record))}
     for name in sorted(names | set(owners)):
         path = f"{ledger.FOLDER}/{name}"
-        if name not in owners:
+        if name not in owners and path not in erased:
             result.notes.append(f"{path}: a text without a record; its writer was killed, and it can be removed")
-        elif name not in names and path in erased:
+        elif path in erased and name in names:
+            report_erased(lake, path, erased[path], result)
+        elif path in erased:
             result.notes.append(f"record {owners[name].number}: its text was erased (record {erased[path].number})")
         elif name not in names:
             result.add(path, f"the text of record {owners[name].number} is missing")
@@ -101,6 +105,18 @@ def _verify_texts(lake: Root, names: set[str], result: VerifyResult, records: Se
     for record in records:
         if record.kind == "rewrite" and record.body.get("what") == "erased":
             result.notes.append(_describe_erasure(record))
+
+
+def report_erased(lake: Root, path: str, record: Record, result: VerifyResult) -> None:
+    """Report a file that exists although this record says that it was erased."""
+    if stores.is_file(lake / ERASURE):
+        result.notes.append(f"{path}: left over from an erasure that is not complete: repeat it")
+    else:
+        result.add(
+            path,
+            f"was erased on {record.at[:10]} (record {record.number}), but exists: it was restored from a backup; "
+            "delete it",
+        )
 
 
 def _describe_erasure(record: Record) -> str:

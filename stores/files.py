@@ -274,11 +274,18 @@ def list_sizes(root: Root) -> dict[str, int]:
     return {str(name).strip("/")[at:]: int(entry["size"] or 0) for name, entry in sorted(found.items())}
 
 
-def list_links(root: Root) -> list[str]:
-    """Return the relative paths of all symbolic links below a folder; empty for a remote store, which has no links."""
-    if not isinstance(root, Path):
-        return []
-    return [relative_path(path, root) for path in sorted(root.rglob("*")) if path.is_symlink()]
+def list_irregular(root: Root) -> dict[str, bool]:
+    """Return what is neither a file nor a folder below a folder, by relative path, and whether it is a symbolic link.
+
+    Anything else is a pipe, device or socket. A remote store has none of these.
+    """
+    found: dict[str, bool] = {}
+    for path in sorted(root.rglob("*")) if isinstance(root, Path) else ():
+        with contextlib.suppress(FileNotFoundError):  # a temporary file that was renamed meanwhile
+            mode = path.lstat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                found[relative_path(path, root)] = stat.S_ISLNK(mode)
+    return found
 
 
 def remove(root: Root, names: Iterable[str]) -> None:

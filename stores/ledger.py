@@ -15,6 +15,7 @@ random salt: without it, a short text could be guessed from its sha256. Records 
 import hashlib
 import json
 import logging
+import os
 import re
 import secrets
 import threading
@@ -320,8 +321,8 @@ def append(
             the record must not be appended.
 
     Raises:
-        LedgerError: The existing ledger is damaged, the signer may not sign in it (see `list_keys`), or other writers
-            were faster in every attempt.
+        LedgerError: The existing ledger is damaged, the signer may not sign in it (see `list_keys`), something that is
+            no record takes the place of the new one, or other writers were faster in every attempt.
         LakeError: The lake cannot be written.
     """
     if kind not in KINDS:
@@ -336,9 +337,9 @@ def append(
         try:
             if earlier and not files.is_file(lake / FOLDER / HEAD):  # a ledger of several records needs HEAD
                 _write_head(lake, earlier[-1])
-            if text is not None:
-                files.create_file(text_path(lake, sha256(text)), text)
-            created = files.create_file(record_path(lake, record.number), data)
+            if text is not None and not files.create_file(place := text_path(lake, sha256(text)), text):
+                _check_place(place)
+            created = files.create_file(place := record_path(lake, record.number), data)
         except OSError as error:
             raise LakeError(
                 f"ledger: nothing was recorded ({error.strerror or error}), expected a lake that can be written; "
@@ -347,6 +348,7 @@ def append(
         if created:
             _update_head(lake, record)
             return record
+        _check_place(place)
     raise LedgerError(
         f"ledger: other writers were faster in all {_APPEND_ATTEMPTS} attempts to append a record to {lake}; stop the "
         "other writers, and try again"
@@ -408,6 +410,16 @@ def _warn_unsigned(lake: str, signing: str) -> None:
         "ledger: an unsigned record is added to %s, which has signed ones (keys that may sign: %s), and verify "
         "--public-key reports it; give the private key with --key, or [ledger] key in the AUDIT.toml", lake, signing,
     )  # fmt: skip
+
+
+def _check_place(path: Root) -> None:
+    """Raise LedgerError if the place of a new file is taken, but not by the file of another writer."""
+    if isinstance(path, Path) and not path.is_file():
+        taken = path if os.path.lexists(path) else next(each for each in path.parents if os.path.lexists(each))
+        raise LedgerError(
+            f"ledger: nothing was recorded, because {taken} is in the way: it is not a regular file or, on the way to "
+            "one, not a folder; move it away, and try again"
+        )
 
 
 def _separate_text(kind: str, body: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes | None]:

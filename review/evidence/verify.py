@@ -49,19 +49,22 @@ def verify(
     """
     result = VerifyResult()
     if run_id is None:  # listing a large lake takes long
-        sizes = {f"{ledger.FOLDER}/{name}": size for name, size in stores.list_sizes(lake / ledger.FOLDER).items()}
+        folder = lake / ledger.FOLDER
+        sizes = {f"{ledger.FOLDER}/{name}": size for name, size in stores.list_sizes(folder).items()}
         verify_ledger(lake, sizes, result, public_keys, head)
+        irregular = stores.list_irregular(folder)
+        _report_irregular({f"{ledger.FOLDER}/{name}": is_link for name, is_link in irregular.items()}, result)
         return result
-    sizes, links = stores.list_sizes(lake), stores.list_links(lake)
-    if not sizes and not links:
+    sizes, irregular = stores.list_sizes(lake), stores.list_irregular(lake)
+    links = [name for name, is_link in irregular.items() if is_link]
+    if not sizes and not irregular:
         raise VerifyError(f"verify: {lake} has no file of a lake; run an audit first, or name the lake with --lake")
     records = verify_ledger(lake, sizes, result, public_keys, head)
     files, known = _group_by_run(sizes, links), list_recorded(records)
     result.runs = _select_runs(lake, run_id, files, known)
-    prefixes = tuple(f"runs/{each}/" for each in result.runs)
-    for name in links:
-        if f"{name}/".startswith(prefixes) or (run_id == "all" and not name.startswith("runs/")):
-            result.add(name, "is a symbolic link, expected a file or folder: its target can change unnoticed")
+    prefixes = (f"{ledger.FOLDER}/", *(f"runs/{each}/" for each in result.runs))
+    reported = (name for name in irregular if run_id == "all" or f"{name}/".startswith(prefixes))
+    _report_irregular({name: irregular[name] for name in reported}, result)
     for each in result.runs:
         if f"runs/{each}" not in links:
             _RunVerifier(lake, each, files[each], records, known, result).verify()
@@ -69,6 +72,13 @@ def verify(
     if run_id == "all":
         _verify_others(lake, sizes, files, result)
     return result
+
+
+def _report_irregular(irregular: Mapping[str, bool], result: VerifyResult) -> None:
+    for name, is_link in irregular.items():
+        link = "is a symbolic link, expected a file or folder: its target can change unnoticed"
+        special = "is not a regular file, but a pipe, device or socket, which no release writes: remove it"
+        result.add(name, link if is_link else special)
 
 
 def _note_unrecorded(

@@ -1,6 +1,8 @@
 """Only regular files are opened: a pipe or device in the place of a file of the lake, or beside it, hangs nothing."""
 
+import contextlib
 import os
+import socket
 import threading
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from typer.testing import CliRunner
 
 import sql
 from flows.cli import app
+from review.evidence.decisions import Reviewer, sign_off
+from review.evidence.verify import verify
 from review.site import users
 from review.site.app import create_app
 from stores import ledger
@@ -102,3 +106,64 @@ def test_special_file_as_an_argument_of_verify_is_refused(add_next_run, tmp_path
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code in (1, 2)
     assert str(path) in result.stderr
+
+
+def make_socket(path, pipes):
+    with socket.socket(socket.AF_UNIX) as unbound, contextlib.chdir(path.parent):  # paths of sockets are short
+        unbound.bind(path.name)
+
+
+def make_pipe(path, pipes):
+    make_special(path, "pipe", pipes)
+
+
+@pytest.mark.parametrize("make", [make_pipe, make_socket])
+@pytest.mark.parametrize(
+    ("place", "scopes"),
+    [
+        ("x", ["all"]),
+        ("ledger/00000099.json", ["all", "latest", None]),
+        (f"ledger/texts/{'1' * 64}.json", ["all", "latest", None]),
+        ("runs/x", ["all"]),
+        ("runs/20270101T000000-bbbbbb/manifest.json", ["all"]),
+        ("runs/{run}/alerts/x.parquet", ["all", "latest"]),
+    ],
+)
+def test_every_special_file_in_a_lake_is_a_difference(runs, deadline, make, place, scopes):
+    path = runs[-1].lake / place.format(run=runs[-1].run_id)
+    path.parent.mkdir(exist_ok=True, parents=True)
+    make(path, deadline)
+    for scope in ("all", "latest", None):
+        faults = [(each.file, each.description) for each in verify(runs[0].lake, scope).differences]
+        assert [file for file, _ in faults] == ([path.relative_to(runs[0].lake).as_posix()] if scope in scopes else [])
+        assert all("is not a regular file" in what and "remove it" in what for _, what in faults)
+
+
+def make_folder(path, pipes):
+    path.mkdir()
+
+
+def make_dangling(path, pipes):
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("make", [make_pipe, make_socket, make_folder, make_dangling])
+def test_what_takes_the_place_of_the_next_record_is_an_error_that_names_it(runs, deadline, make):
+    records = ledger.read_records(runs[0].lake)
+    path = ledger.record_path(runs[0].lake, len(records) + 1)
+    make(path, deadline)
+    with pytest.raises(ledger.LedgerError, match=f"nothing was recorded, because {path} is in the way.*try again"):
+        ledger.append(runs[0].lake, "begun", {"run_id": "r"})
+    path.rename(runs[0].lake / "away")
+    assert ledger.append(runs[0].lake, "begun", {"run_id": "r"}).number == len(records) + 1
+
+
+@pytest.mark.parametrize("make", [make_pipe, Path.touch, make_dangling])
+def test_no_record_is_written_without_its_text(add_next_run, deadline, make):
+    run = add_next_run({})
+    record_run_end(run)
+    texts = run.lake / "ledger" / "texts"
+    make(texts, deadline) if make is not Path.touch else texts.touch()
+    with pytest.raises(ledger.LedgerError, match=f"nothing was recorded, because {texts} is in the way"):
+        sign_off(run.lake, Reviewer("Ann", "radiologist", "declared"), run.run_id, "review", "fit")
+    assert len(ledger.read_records(run.lake)) == 1

@@ -19,6 +19,7 @@ from sql.queries import query_names, query_text, schema
 from sql.tables import TABLES, Connection, Tables
 from sql.views import define_views, prepare_views
 from stores import LakeError, Root, ledger
+from stores.look_alikes import is_alike
 from stores.run_records import list_recorded
 
 LEDGER_TABLES = {
@@ -208,14 +209,14 @@ def _run_row(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, **record["counts"], **times, **texts}
 
 
-def _define_decisions(connection: Connection, lake: Root, records: Iterable[ledger.Record]) -> None:
+def _define_decisions(connection: Connection, lake: Root, records: Sequence[ledger.Record]) -> None:
     for table, kind in LEDGER_TABLES.items():
         rows: list[dict[str, Any]] = []
         which = f"a record of kind {kind}"
         try:
             for record in (record for record in records if record.kind == kind):
                 which = f"record {record.number} ({kind})"
-                rows += _delivery_rows(record) if kind == "notification" else [_decision_row(record)]
+                rows += _delivery_rows(record) if kind == "notification" else [_decision_row(record, records)]
             which = f"one of the records of kind {kind}"
             _insert(connection, table, rows)
         except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -225,14 +226,18 @@ def _define_decisions(connection: Connection, lake: Root, records: Iterable[ledg
             ) from error
 
 
-def _decision_row(record: ledger.Record) -> dict[str, Any]:
+def _decision_row(record: ledger.Record, records: Sequence[ledger.Record]) -> dict[str, Any]:
     """Convert a record that a person added to a row of its table (`LEDGER_TABLES`)."""
     reviewer, until = record.body["reviewer"], record.body.get("until")
     row: dict[str, Any] = {"number": record.number, "signed_at": record.time}
     row |= {"sha256": record.sha256, "key_id": record.key_id}
     row |= record.body.get("evidence", {}) | record.body.get("alerts", {}) | record.body
     row |= {"reviewer": reviewer["name"], "role": reviewer["role"], "identity": reviewer["identity"]}
-    return row | {"person": ledger.normalize_person(reviewer["name"]), "until": until and date.fromisoformat(until)}
+    if record.kind == "countersign":
+        number = record.body["record"]
+        first = records[number - 1].body.get("reviewer") if 0 < number <= len(records) else None
+        row["other_person"] = first is not None and not is_alike(first["name"], reviewer["name"])
+    return row | {"until": until and date.fromisoformat(until)}
 
 
 def _delivery_rows(record: ledger.Record) -> list[dict[str, Any]]:

@@ -132,8 +132,11 @@ def parse_public_key(text: str) -> PublicKey:
         raise KeyFileError("key: got other text than an Ed25519 public key in base64; restore it") from error
 
 
-def load_public_keys(path: Path) -> list[PublicKey]:
+def load_public_keys(name: str | Path) -> list[PublicKey]:
     """Read a public key from a file, or all from the files *.pub of a folder. Raises KeyFileError."""
+    if name == "":  # an unset variable must not mean the current folder
+        raise KeyFileError("key: got an empty path, expected a public key or a folder of public keys; name it")
+    path = Path(name)
     if not path.is_dir():
         return [load_public_key(path)]
     if not (files := sorted(path.glob("*.pub"))):

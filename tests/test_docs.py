@@ -20,6 +20,7 @@ from corpora import FORMATS
 from flows import cli
 from flows.config import parse
 from review.report.blocks import TITLES
+from stores import ledger
 from tasks.custom_rules import check_rules
 from tasks.flag import flag
 from tasks.regions import Detector, run_detector
@@ -111,6 +112,12 @@ def test_the_python_lines_of_the_readme_run(phantoms, tmp_path, monkeypatch, cap
     assert "40 40\nAttribution(40 pairs, image maps 8 x 8; means: cosine " in capsys.readouterr().out
     assert [np.asarray(Image.open(name)).shape[0] for name in ("map.png", "maps.png")] == [448, 1200]
     assert len(names["table"]) == 40
+
+
+def test_the_page_about_the_ledger_lists_all_kinds_of_records():
+    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    table = page.partition("| kind |")[2].partition("\n\n")[0]
+    assert tuple(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == ledger.KINDS
 
 
 def list_corpus_commands():

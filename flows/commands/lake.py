@@ -168,9 +168,10 @@ def verify(
         ),
     ] = None,
     public_key: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--public-key",
+            metavar="FILE|FOLDER",
             help="Public key (.pub file, or a folder of them) that must have signed the records; repeatable.",
         ),
     ] = None,
@@ -195,7 +196,8 @@ def verify(
     with bar("verifying"), output.exit_on_error(output.Exit.FAILURE, "verify again"):
         answer: dict[str, Any] = {} if report_file is None else _verify_report(lake, report_file)
         public = [key for path in public_key or () for key in load_public_keys(path)]
-        if run_id is not None or public or head:  # a report can be trusted as far as the ledger that lists it
+        # A report can be trusted as far as the ledger that lists it.
+        if run_id is not None or public or head is not None:
             verdict = evidence.verify(lake, run_id, public, head)
     for line in [] if verdict is None else format_result(verdict):
         output.say(line)

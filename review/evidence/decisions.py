@@ -20,6 +20,7 @@ from review.presentation.formatting import (
 from stores import InputError, Root, ledger
 from stores.keys import SigningKey
 from stores.ledger import Record
+from stores.look_alikes import is_alike
 from stores.run_records import describe_unrecorded, list_recorded, read_recorded
 
 _Result = TypeVar("_Result")
@@ -46,8 +47,8 @@ class Reviewer:
     identity: str
 
     def is_same(self, name: str) -> bool:
-        """Return whether a name is this person's, ignoring case, spacing and Unicode variants."""
-        return ledger.normalize_person(self.name) == ledger.normalize_person(name)
+        """Return whether a name is this person's, or looks like it."""
+        return is_alike(self.name, name)
 
 
 def decide(
@@ -138,8 +139,9 @@ def countersign(
         subject = _find_subject(before, number)
         if reviewer.is_same(subject.body["reviewer"]["name"]):
             raise DecisionError(
-                f"countersign: record {number} is signed by {reviewer.name}, expected a second signer; ask another "
-                "reviewer"
+                f"countersign: got {reviewer.name!r}, but record {number} is signed by "
+                f"{subject.body['reviewer']['name']!r}, the same name or one that looks like it, expected a second "
+                "signer; ask another reviewer"
             )
         if reviewer.identity == "declared" and (identity := subject.body["reviewer"]["identity"]) != "declared":
             raise DecisionError(
@@ -346,12 +348,12 @@ def find_decision(before: Sequence[Record], life_id: str, run_id: str) -> Record
 def is_valid_countersign(countersign: Record, subject: Record) -> bool:
     """Return whether the second signature of a decision or sign-off is valid, by the rules of the view `countersigned`.
 
-    The second signer must be another person, who was identified at least as strongly as the first: a declared name
-    adds nothing to a signature with a password.
+    The second signer must be another person, whose name does not look like that of the first, and who was identified at
+    least as strongly: a declared name adds nothing to a signature with a password.
     """
     body, who, other = countersign.body, countersign.body["reviewer"], subject.body["reviewer"]
     is_about = body["record"] == subject.number and body["record_sha256"] == subject.sha256
-    is_another = ledger.normalize_person(who["name"]) != ledger.normalize_person(other["name"])
+    is_another = not is_alike(who["name"], other["name"])
     return is_about and is_another and (who["identity"] != "declared" or other["identity"] == "declared")
 
 

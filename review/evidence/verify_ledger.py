@@ -28,10 +28,11 @@ def read_heads(given: str) -> list[str]:
 
     Raises VerifyError for a text that is neither.
     """
-    if _SHA256.fullmatch(given):
-        return [given]
+    if _SHA256.fullmatch(given.lower()):
+        return [given.lower()]
     try:
-        heads = [line.split()[-1] for line in stores.read_bytes(Path(given)).decode().splitlines() if line.strip()]
+        lines = stores.read_bytes(Path(given)).decode().lower().splitlines()
+        heads = [line.split()[-1] for line in lines if line.strip()]
     except (OSError, ValueError):
         heads = []
     if not heads or not all(map(_SHA256.fullmatch, heads)):

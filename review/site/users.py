@@ -21,8 +21,8 @@ from precis_i18n import get_profile
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt, ValidationError, model_validator
 
 import stores
-from review.site.look_alikes import is_alike
 from stores import InputError, ledger
+from stores.look_alikes import is_alike
 
 MIN_PASSWORD_CHARS = 12
 MAX_PASSWORD_CHARS = 1024

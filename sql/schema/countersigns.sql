@@ -5,7 +5,7 @@ CREATE TABLE countersigns (
     record BIGINT,         -- number of the review or sign-off that it confirms
     record_sha256 VARCHAR,
     reviewer VARCHAR,
-    person VARCHAR,  -- the reviewer's name, normalized for comparison: two signatures need two different ones
+    other_person BOOLEAN,  -- whether the name is neither that of the first signer nor looks like it
     role VARCHAR,
     identity VARCHAR,
     meaning VARCHAR,

@@ -9,7 +9,6 @@ CREATE TABLE reviews (
     reason VARCHAR,
     until DATE,              -- last day of a waiver
     reviewer VARCHAR,
-    person VARCHAR,  -- the reviewer's name, normalized for comparison: two signatures need two different ones
     role VARCHAR,
     identity VARCHAR,        -- how the reviewer was identified: 'declared', 'password', 'proxy'
     meaning VARCHAR,         -- of the signature: 'review', 'approval', 'responsibility', 'authorship'

@@ -4,7 +4,6 @@ CREATE TABLE sign_offs (
     signed_at TIMESTAMPTZ,
     run_id VARCHAR,
     reviewer VARCHAR,
-    person VARCHAR,  -- the reviewer's name, normalized for comparison: two signatures need two different ones
     role VARCHAR,
     identity VARCHAR,
     meaning VARCHAR,

@@ -107,8 +107,9 @@ def test_a_decision_about_an_alert_that_the_run_lacks_is_a_fault(runs):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"reviewer": {**WHO, "name": "\u0410nn"}}, None),
+        ({"reviewer": {**WHO, "name": "Bea"}}, None),
         ({"reviewer": {**WHO, "name": " ANN\u200b"}}, "not by another person"),
+        ({"reviewer": {**WHO, "name": "\u0410nn"}}, "not by another person"),  # a Cyrillic letter
         ({"record": 99}, "which is no earlier decision or sign-off"),
         ({"record": 1}, "which is no earlier decision or sign-off"),
         ({"record_sha256": "0" * 64}, "with another sha256 than it has"),
@@ -273,6 +274,9 @@ def test_the_head_that_a_run_noted_is_checked(signed, tmp_path, keys):
     note_head(Run(signed, "r"), heads)
     assert [line.split()[1] for line in heads.read_text().splitlines()] == ["6", "7"]
     assert verify(signed, None, head=str(heads)).is_intact
+    assert verify(signed, None, head=ledger.read_records(signed)[-1].sha256.upper()).is_intact
+    heads.write_text(heads.read_text().upper())
+    assert verify(signed, None, head=str(heads)).is_intact
     ledger.record_path(signed, 7).unlink()
     last = ledger.record_path(signed, 6).read_bytes()
     (signed / "ledger" / "HEAD").write_bytes(ledger.canonical_json({"number": 6, "sha256": ledger.sha256(last)}))
@@ -281,3 +285,12 @@ def test_the_head_that_a_run_noted_is_checked(signed, tmp_path, keys):
     assert (file, "given by --head" in what) == ("ledger/HEAD", True)
     done = run_command("verify", "latest", "--head", tmp_path / "nothing", lake=signed)
     assert (done.exit_code, "or a file that [ledger] head_file names" in done.output) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--public-key", "--head"])
+@pytest.mark.parametrize("what", [("latest",), ("--report", "report.html")], ids=["run", "report"])
+def test_an_empty_path_is_not_the_current_folder(runs, keys, monkeypatch, option, what):
+    monkeypatch.chdir(keys)  # with files *.pub
+    (keys / "report.html").write_bytes((runs[0].folder / "report.html").read_bytes())
+    done = run_command("verify", *what, option, "", lake=runs[0].lake)
+    assert (done.exit_code, "got an empty path" in done.output or "--head: got ''" in done.output) == (2, True)

@@ -5,8 +5,8 @@ from typer.testing import CliRunner
 
 from flows import cli
 from review.site import users
-from review.site.look_alikes import is_alike
 from review.site.users import UsersError
+from stores.look_alikes import is_alike
 
 from .conftest import PASSWORD
 
@@ -19,6 +19,7 @@ from .conftest import PASSWORD
         ("ada", "\u0430da", True),  # a Cyrillic letter
         ("Copa", "\u0421\u043e\u0440\u0430", True),  # all of it Cyrillic
         ("Avva", "\u0391\u03bd\u03bd\u03b1", True),  # all of it Greek
+        ("Ann Example", "\u0410NN \u0415\u0425\u0410\u041c\u0420L\u0415", True),  # Cyrillic capitals
         ("Ina Bo", "lna Bo", True),
         ("mary", "rnary", True),
         ("user1", "userl", True),

@@ -192,7 +192,7 @@ def test_a_forged_countersignature_of_the_same_person_has_no_effect(four_eyes_ru
     run = four_eyes_run
     record = judge(run)
     forged = {"record": 1, "record_sha256": record.sha256, "meaning": "review", "statement": ""}
-    for name in ("ANN  Example", "\uff21nn Example"):
+    for name in ("ANN  Example", "\uff21nn Example", "\u0410nn Example"):  # the last with a Cyrillic letter
         ledger.append(
             run.lake, "countersign", forged | {"reviewer": {"name": name, "role": "x", "identity": "declared"}}
         )

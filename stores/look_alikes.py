@@ -2,8 +2,6 @@
 
 import unicodedata
 
-from confusable_homoglyphs.confusables import confusables_data
-
 from stores import ledger
 
 
@@ -13,7 +11,8 @@ def is_alike(one: str, other: str) -> bool:
 
 
 def _list_skeletons(name: str) -> set[str]:
-    return {ledger.normalize_person("".join(map(_get_prototype, text))) for text in (_decompose(name), name.casefold())}
+    texts = (_decompose(name), name.casefold(), name.upper())
+    return {ledger.normalize_person("".join(map(_get_prototype, text))) for text in texts}
 
 
 def _decompose(text: str) -> str:
@@ -22,6 +21,8 @@ def _decompose(text: str) -> str:
 
 def _get_prototype(character: str) -> str:
     """Return the character, or characters, that all characters of the same look stand for, such as `l` for 1 and I."""
+    from confusable_homoglyphs.confusables import confusables_data  # slow to import, and seldom needed
+
     alike: list[str] = [entry["c"] for entry in confusables_data.get(character, ())]
     if len(alike) != 1:  # a prototype lists all that look like it, any other character only its prototype
         return character

@@ -35,6 +35,8 @@ TABLES = (
     *("confirmations", "self_audits", "alerts", "lives", "notifications", "validations"),
 )
 """Tables that runs store as Parquet files."""
+_JUDGED: Final = ("findings", "screenings", "confirmations", "self_audits", "alerts", "lives", "validations")
+"""Small tables by which people judge a run. Other files are compared with their digest by verification and reports."""
 _FEW_FILES = 16
 _PARQUET_END: Final = b"PAR1"
 _READ_ERROR: Final = "Failed to read file"
@@ -81,6 +83,7 @@ class Tables:
             stores.fetch_all(lake, {each["path"]: each["sha256"] for table in TABLES for each in self.entries[table]})
         self._lake = lake
         self._runs = len(records)
+        self._running = {record["run_id"] for record in records if record["status"] == "running"}
         self._unrecorded = {record["run_id"] for record in records if record.get("recorded") is False}
         self._stub_prefix = uuid.uuid4().hex
         self._lock = threading.Lock()
@@ -92,6 +95,8 @@ class Tables:
         for table in self._missing:
             pq.write_table(schema(table).empty_table(), self._stub(table))
         if found := self._find_foreign_rows(table for table in TABLES if table not in self._missing):
+            self._leave_out(found)
+        if found := self._find_changed():
             self._leave_out(found)
         self._define(connection, TABLES)
         _tables[connection] = self
@@ -217,6 +222,18 @@ class Tables:
             path = self._path(entry)
             if problem := _find_problem(path, entry["sha256"]):
                 found.setdefault(_run_id(entry), _describe(table, problem))
+        return found
+
+    def _find_changed(self) -> dict[str, str]:
+        """Return why runs of a local lake are damaged: those that have ended, and whose `_JUDGED` tables were changed."""
+        found: dict[str, str] = {}
+        for table in _JUDGED if isinstance(self._lake, Path) else ():
+            for entry in self.entries[table]:
+                path, run_id = self._path(entry), _run_id(entry)
+                with contextlib.suppress(OSError):  # DuckDB finds it
+                    if run_id not in self._running and stores.known_sha256(path) != entry["sha256"]:
+                        problem = f"{path} does not have the sha256 in the manifest"
+                        found.setdefault(run_id, _describe(table, problem))
         return found
 
     def _find_foreign_rows(self, tables: Iterable[str]) -> dict[str, str]:

@@ -107,7 +107,18 @@ def test_manifest_with_a_value_of_another_type_is_damaged_or_harmless(runs):
 
 
 @pytest.mark.parametrize(
-    "kind", ["truncated", "flipped", "missing", "pipe", "other columns", "other table", "column not UTF-8", "folder"]
+    "kind",
+    [
+        "truncated",
+        "flipped",
+        "missing",
+        "pipe",
+        "other columns",
+        "no rows",
+        "other table",
+        "column not UTF-8",
+        "folder",
+    ],
 )
 def test_damaged_parquet_file_damages_only_its_run(runs, kind):
     intact, run = runs
@@ -118,6 +129,8 @@ def test_damaged_parquet_file_damages_only_its_run(runs, kind):
         path.write_bytes(data[:-9])
     elif kind == "flipped":
         path.write_bytes(data[:4] + bytes(byte ^ 0xFF for byte in data[4:-3000]) + data[-3000:])
+    elif kind == "no rows":
+        pq.write_table(sql.schema("alerts").empty_table(), path)
     elif kind == "other table":
         path.write_bytes(run.path("attributions").read_bytes())
     elif kind == "column not UTF-8":

@@ -295,7 +295,7 @@ def replace_folder(source: Path, target: Path, lake: Path) -> set[str]:
 
 
 def read(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None
+    return path.read_bytes() if path.is_file() and path.stat().st_size < HUGE else None
 
 
 def delete_folder(lake: Path, evidence: Evidence, generator: Generator) -> set[str]:

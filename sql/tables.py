@@ -225,7 +225,7 @@ class Tables:
         return found
 
     def _find_changed(self) -> dict[str, str]:
-        """Return why runs of a local lake are damaged: those that have ended, and whose `_JUDGED` tables were changed."""
+        """Return why runs of a local lake are damaged: they have ended, and their `_JUDGED` tables were changed."""
         found: dict[str, str] = {}
         for table in _JUDGED if isinstance(self._lake, Path) else ():
             for entry in self.entries[table]:

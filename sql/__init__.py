@@ -36,12 +36,14 @@ from sql.queries import (
     view_names,
 )
 from sql.read import QueryError, batches, materialize, read, read_table, rows, table
-from sql.tables import Connection, list_damage
+from sql.tables import FOREIGN_ROWS, TABLES, Connection, has_foreign_rows, list_damage
 from stores import LakeError
 
 __all__ = [
     "COMPLETE",
+    "FOREIGN_ROWS",
     "PRUNED",
+    "TABLES",
     "Connection",
     "LakeError",
     "QueryError",
@@ -52,6 +54,7 @@ __all__ = [
     "conform_columns",
     "connect",
     "describe_view",
+    "has_foreign_rows",
     "is_complete",
     "is_id",
     "is_trusted",

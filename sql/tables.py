@@ -38,6 +38,11 @@ TABLES = (
 _JUDGED: Final = ("findings", "screenings", "confirmations", "self_audits", "alerts", "lives", "validations")
 """Small tables by which people judge a run. Other files are compared with their digest by verification and reports."""
 _FEW_FILES = 16
+FOREIGN_ROWS: Final = (
+    "has rows of another run, expected only those of its own; the folder of its run was copied or changed by hand: "
+    "remove it"
+)
+"""What is wrong with a file for which `has_foreign_rows` is true."""
 _PARQUET_END: Final = b"PAR1"
 _READ_ERROR: Final = "Failed to read file"
 """Part of the message of some of DuckDB's errors about damaged files. Others have no class of their own."""
@@ -84,7 +89,7 @@ class Tables:
         self._lake = lake
         self._runs = len(records)
         self._running = {record["run_id"] for record in records if record["status"] == "running"}
-        self._unrecorded = {record["run_id"] for record in records if record.get("recorded") is False}
+        self._unsealed = self._running | {each["run_id"] for each in records if each.get("recorded") is False}
         self._stub_prefix = uuid.uuid4().hex
         self._lock = threading.Lock()
         local = {table for table in TABLES if all(self._path(each).is_file() for each in self.entries[table])}
@@ -237,21 +242,13 @@ class Tables:
         return found
 
     def _find_foreign_rows(self, tables: Iterable[str]) -> dict[str, str]:
-        """Return why runs that the ledger lacks are damaged: with rows of another run they would change that run."""
-        found: dict[str, str] = {}
-        for table in tables if self.damage is not None and self._unrecorded else ():
-            for entry in self.entries[table]:
-                run_id = _run_id(entry)
-                with contextlib.suppress(OSError, pa.ArrowException):  # damage is found by DuckDB
-                    if run_id in self._unrecorded:
-                        with pq.ParquetFile(self._path(entry)) as file:
-                            run_ids = file.read(columns=["run_id"])["run_id"].unique().to_pylist()
-                        if any(each != run_id for each in run_ids):
-                            found[run_id] = (
-                                f"lake: {self._path(entry)} has rows of another run, expected only those of its own; "
-                                "its folder was copied or changed by hand: remove it"
-                            )
-        return found
+        """Return why runs are damaged whose manifest no record of an end has: they can have rows of another run."""
+        return {
+            _run_id(entry): f"lake: {self._path(entry)} {FOREIGN_ROWS}"
+            for table in (tables if self.damage is not None and self._unsealed else ())
+            for entry in self.entries[table]
+            if _run_id(entry) in self._unsealed and has_foreign_rows(self._path(entry), _run_id(entry))
+        }
 
     def _leave_out(self, found: Mapping[str, str]) -> None:
         """Leave out damaged runs. Raises LakeError if damage is an error."""
@@ -270,6 +267,15 @@ class Tables:
     def _stub(self, table: str) -> Path:
         """Return the path of the empty file that a table's view reads until the table is downloaded."""
         return stores.scratch_folder() / f"{self._stub_prefix}.{table}.remote"
+
+
+def has_foreign_rows(path: Path, run_id: str) -> bool:
+    """Return whether a stored table has rows of another run, which would change that run; False if it is damaged."""
+    with contextlib.suppress(OSError, ValueError, pa.ArrowException):
+        with stores.open_regular(path) as source, pq.ParquetFile(source) as file:
+            columns = file.read(columns=["run_id"]).columns  # a file can have two columns of this name
+        return any(each != run_id for column in columns for each in column.unique().to_pylist())
+    return False
 
 
 _tables: weakref.WeakKeyDictionary[Connection, Tables] = weakref.WeakKeyDictionary()

@@ -176,6 +176,8 @@ class _RunVerifier:
         entries = manifest.get("earlier_manifests", [])
         earlier = {entry["manifest"]: entry.get("erased_sha256", entry["sha256"]) for entry in entries}
         self._verify_files(listed | earlier)
+        if manifest["status"] == "running" or self.own is None or self.own.explain(manifest["status"], digest) is None:
+            self._verify_rows(manifest)
         self._verify_reviews({digest, *(entry["sha256"] for entry in entries)}, manifest)
         self._verify_reports(manifest)
         self._verify_unlisted({_MANIFEST, *listed, *earlier}, earlier, digest, manifest["status"] == "running")
@@ -223,6 +225,15 @@ class _RunVerifier:
                 self._add(name, "is missing")
             elif (found := self._sha256(name)) != digest:
                 self._add(name, f"has sha256 {found} ({format_count(self.files[name], 'byte')}), expected {digest}")
+
+    def _verify_rows(self, manifest: Mapping[str, Any]) -> None:
+        """Check that a run whose manifest no record of an end has brings no rows of another run."""
+        for entry in manifest["files"]:
+            with contextlib.suppress(OSError, stores.LakeError):  # a damaged file is reported
+                if entry["table"] in sql.TABLES:
+                    path = stores.fetch(self.lake / entry["path"])
+                    if sql.has_foreign_rows(path, self.run_id):
+                        self.result.add(entry["path"], sql.FOREIGN_ROWS)
 
     def _sha256(self, name: str) -> str:
         path = self.lake / self.prefix / name

@@ -6,6 +6,7 @@ A resumed run reuses such files. One that does not agree with its digest, or has
 import json
 from collections.abc import Iterable
 
+import sql
 import stores
 from tasks.lake.run import Run
 from tasks.parts import remove_parts
@@ -50,10 +51,14 @@ def drop_damaged_files(run: Run) -> None:
     entries, damaged = run.read_manifest()["files"], []
     for entry in entries:
         try:
-            stores.fetch(run.lake / entry["path"], entry["sha256"])
+            path = stores.fetch(run.lake / entry["path"], entry["sha256"])
+            is_foreign = entry["table"] in sql.TABLES and sql.has_foreign_rows(path, run.run_id)
+            problem = f"{entry['path']} {sql.FOREIGN_ROWS}" if is_foreign else None
         except stores.DamagedFileError as error:
+            problem = str(error)
+        if problem:
             damaged.append(entry)
-            warn(f"run {run.run_id}: a file is damaged and computed again: {str(error).partition(';')[0]}")
+            warn(f"run {run.run_id}: a file is damaged and computed again: {problem.partition(';')[0]}")
     if any(entry["table"] in _OF_INGEST or entry["path"].endswith("/ingest.parquet") for entry in damaged):
         damaged += [entry for entry in entries if entry["table"] in (*_OF_INGEST, "ingest_errors")]
     if damaged:

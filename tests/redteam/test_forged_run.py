@@ -1,8 +1,11 @@
 """A run that the ledger lacks is a fault, whatever its manifest says, and nothing builds on it."""
 
 import json
+import os
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
@@ -19,7 +22,9 @@ from review.site.settings import ReviewSettings
 from stores import ledger
 from tasks.errors import BadInputError, ResumeError, StoreError
 from tasks.lake.compact import compact_run
+from tasks.lake.finished import drop_damaged_files
 from tasks.lake.incremental import find_base
+from tasks.lake.journal import record_run_begin, record_run_end
 from tasks.lake.prune import RetentionPolicy, plan_pruning
 from tasks.notify import _find_neighbors
 
@@ -150,8 +155,6 @@ def test_pages_and_reports_warn_of_a_forged_run(runs, forge, lake):
 def test_a_run_that_vanished_is_a_fault(runs, add_next_run, lake, kind):
     run = runs[1]
     if kind == "begun":
-        from tasks.lake.journal import record_run_begin
-
         run = add_next_run({}, status="running")
         record_run_begin(run)
         assert list_faults(lake) == []
@@ -161,8 +164,6 @@ def test_a_run_that_vanished_is_a_fault(runs, add_next_run, lake, kind):
 
 
 def test_a_run_without_the_record_of_its_end_is_a_fault_until_it_is_adopted(add_next_run, lake):
-    from tasks.lake.journal import record_run_begin
-
     run = add_next_run({}, status="running")
     record_run_begin(run)
     run.finish("completed")
@@ -258,3 +259,56 @@ def test_commands_warn_once_of_a_lake_whose_ledger_knows_no_run(runs, lake, comm
     assert done.exit_code == 0
     assert done.stderr.count("m2ib-audit adopt all") == 1
     assert "its records were removed" in done.stderr
+
+
+@pytest.mark.parametrize("state", ["killed", "resumed"])
+@pytest.mark.parametrize("harm", [None, "two columns"])
+def test_a_running_run_with_the_rows_of_another_run_changes_nothing_of_that_run(runs, add_next_run, lake, state, harm):
+    """A process that was killed leaves a run with a record and the status `running`, whose files no record has."""
+    killed = add_next_run({}, status="running" if state == "killed" else "interrupted")
+    record_run_begin(killed)
+    if state == "resumed":
+        record_run_end(killed)
+        killed.update(status="running", finished_at=None)
+
+    def read():
+        with sql.connect(lake) as connection:
+            return sql.read(connection, f"FROM alerts WHERE run_id = '{runs[0].run_id}'"), sql.list_damage(connection)
+
+    before, damage = read()
+    assert (damage, list_faults(lake)) == ({}, [])
+    (entry,) = [each for each in runs[0].read_manifest()["files"] if each["table"] == "alerts"]
+    rows = pq.read_table(lake / entry["path"])
+    if harm:
+        rows = rows.append_column("run_id", pa.array([killed.run_id] * len(rows)))
+    forged = killed.folder / "alerts" / "part-00007.parquet"
+    pq.write_table(rows, forged)
+    file = {"path": f"runs/{killed.run_id}/alerts/{forged.name}", "table": "alerts", "rows": len(rows)}
+    file["sha256"] = ledger.sha256(forged.read_bytes())
+    killed.update(files=[*killed.read_manifest()["files"], file])
+    after, damage = read()
+    assert after == before
+    assert "has rows of another run" in damage[killed.run_id]
+    ((path, what),) = list_faults(lake)
+    assert (path, "has rows of another run" in what) == (file["path"], True)
+    assert runs[0].run_id in run_command("alerts", runs[0].run_id, lake=lake).stdout
+    drop_damaged_files(killed)
+    assert file["path"] not in [each["path"] for each in killed.read_manifest()["files"]]
+
+
+def test_special_and_damaged_files_of_a_running_run_hang_and_break_nothing(runs, add_next_run, lake):
+    killed = add_next_run({}, status="running")
+    record_run_begin(killed)
+    for number, table in enumerate(("alerts", "pairs", "attributions")):
+        path = lake / next(each["path"] for each in killed.read_manifest()["files"] if each["table"] == table)
+        path.unlink()
+        if number == 0:
+            os.mkfifo(path)
+        elif number == 1:
+            pq.write_table(pa.table({"x": [1]}), path)
+        else:
+            pq.write_table(pa.table({"run_id": pa.array([b"\xff"]).cast(pa.string(), safe=False)}), path)
+    with sql.connect(lake) as connection:
+        assert sql.read(connection, "SELECT count(*) AS n FROM alerts")[0]["n"]
+        assert killed.run_id in sql.list_damage(connection)
+    assert f"runs/{killed.run_id}/manifest.json" not in dict(list_faults(lake))

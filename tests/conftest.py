@@ -248,6 +248,7 @@ def _make_add_next_run(folder):
         new_run.finish(status)
         return new_run
 
+    run.lake, run.numbers = folder, numbers
     return run
 
 

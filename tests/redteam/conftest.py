@@ -29,15 +29,25 @@ def record(run, signer=None):
     return run
 
 
-@pytest.fixture
-def runs(add_next_run):
-    """Three recorded runs of an audit, with decisions, a countersign and a sign-off."""
+@pytest.fixture(scope="session")
+def shared_runs(make_add_next_run, tmp_path_factory):
+    """The runs of `runs`. Not to be changed."""
+    add_next_run = make_add_next_run(tmp_path_factory.mktemp("recorded"))
     found = [record(add_next_run({"interval": (0.1, 0.2, 0.3)}, {"region": "left"})) for _ in range(3)]
     lake, run_id = found[0].lake, found[1].run_id
     first = decide(lake, ANN, run_id, f"{run_id}-0", "benign", "a marker", "review", four_eyes=True)
     countersign(lake, BOB, first.number, "approval", "agreed")
     sign_off(lake, BOB, run_id, "responsibility", "fit for use")
     return found
+
+
+@pytest.fixture
+def runs(add_next_run, shared_runs):
+    """Three recorded runs of an audit, with decisions, a countersign and a sign-off, in the lake of `add_next_run`."""
+    shutil.copytree(shared_runs[0].lake, add_next_run.lake, dirs_exist_ok=True)
+    for _ in shared_runs:
+        next(add_next_run.numbers)
+    return [type(run)(add_next_run.lake, run.run_id) for run in shared_runs]
 
 
 @pytest.fixture

@@ -89,17 +89,22 @@ class FeatureStatistics:
             with safe_open(path, framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a mapping
                 scopes = json.loads((file.metadata() or {}).get("made_for", "{}"))
-            parts = {
-                name: TowerStatistics(tensors.pop(f"{name}.mean"), tensors.pop(f"{name}.std"), str(scopes[name]))
-                for name in ("image", "text")
-                if f"{name}.mean" in tensors
-            }
-            shapes = [part.mean.ndim == 2 and part.mean.shape == part.std.shape for part in parts.values()]
-            if tensors or not all(shapes):
-                raise ValueError("it has other tensors than statistics")  # noqa: TRY301  # as below
+            return cls(**_parse(tensors, scopes))
         except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
             raise CalibrationError(f"The statistics file {path} cannot be read: {error}. Calibrate again.") from error
-        return cls(**parts)
+
+
+def _parse(tensors: dict[str, Tensor], scopes: dict[str, str]) -> dict[str, TowerStatistics]:
+    """Return the statistics of each tower in a file. Raises LookupError, TypeError or ValueError if it is damaged."""
+    parts = {
+        name: TowerStatistics(tensors.pop(f"{name}.mean"), tensors.pop(f"{name}.std"), str(scopes[name]))
+        for name in ("image", "text")
+        if f"{name}.mean" in tensors
+    }
+    shapes = [part.mean.ndim == 2 and part.mean.shape == part.std.shape for part in parts.values()]
+    if tensors or not all(shapes):
+        raise ValueError("it has other tensors than statistics")
+    return parts
 
 
 def calibrate(

@@ -33,7 +33,8 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def _check_time(text: str) -> str:
+def check_time(text: str) -> str:
+    """Return a time in ISO 8601. Raises ValueError if it has no time zone, or no year between 1970 and 9000."""
     time = datetime.fromisoformat(text)
     if time.tzinfo is None or not 1970 <= time.year <= 9000:
         raise ValueError("expected a time with its time zone, such as 2026-01-31T00:00:00+00:00")
@@ -56,8 +57,8 @@ def _check_depth(value: Any) -> Any:
 
 
 _RunId: TypeAlias = Annotated[str, Field(pattern=rf"^{_ID.pattern}\z")]
-_Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
-_Time: TypeAlias = Annotated[str, AfterValidator(_check_time)]
+Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
+Time: TypeAlias = Annotated[str, AfterValidator(check_time)]
 _Integer: TypeAlias = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**63)]
 _Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
@@ -74,16 +75,16 @@ class _File(_Open):
     path: str
     table: str | None
     rows: _Count | None
-    sha256: _Sha256
+    sha256: Sha256
 
 
 class _EarlierManifest(_Open):
-    at: _Time
+    at: Time
     what: str
     why: str
     manifest: Annotated[str, Field(pattern=r"^manifest-[0-9a-f]+\.json\z")]
-    sha256: _Sha256
-    erased_sha256: _Sha256 = ""
+    sha256: Sha256
+    erased_sha256: Sha256 = ""
 
 
 class _Counts(_Open):
@@ -132,8 +133,8 @@ class _Manifest(_Open):
     run_id: _RunId
     status: Literal["running", "completed", "completed_with_errors", "stopped", "failed", "interrupted", "pruned"]
     reason: str | None
-    started_at: _Time
-    finished_at: _Time | None
+    started_at: Time
+    finished_at: Time | None
     config: Annotated[_Config, BeforeValidator(_check_depth)]
     config_digest: str | None
     counts: _Counts
@@ -155,10 +156,10 @@ class _Manifest(_Open):
     incremental: str | None = None
     base_run: _RunId | None = None
     calibration_run: _RunId | None = None
-    calibration_sha256: _Sha256 | None = None
+    calibration_sha256: Sha256 | None = None
     since_calibration: _Number | None = None
     reflags: _RunId | None = None
-    reflags_manifest_sha256: _Sha256 | None = None
+    reflags_manifest_sha256: Sha256 | None = None
     reflags_code_version: str | None = None
     failed_rules: list[str] | None = None
     failed_detectors: list[str] | None = None

@@ -43,34 +43,24 @@ def describe_view(name: str) -> str:
 
 def schema(table: str) -> pa.Schema:
     """Return the Arrow schema of a stored table. Its SQL file in `schema/` defines it."""
-    return _schemas()[table]
+    return _tables()[table][0]
 
 
 def column_types(table: str) -> dict[str, str]:
     """Return the DuckDB type of each column of a stored table."""
-    return _types()[table]
+    return _tables()[table][1]
 
 
 @cache
-def _schemas() -> dict[str, pa.Schema]:
-    with _open_empty() as connection:
-        return {name: connection.table(name).limit(0).to_arrow_table().schema for name in query_names("schema")}
-
-
-@cache
-def _types() -> dict[str, dict[str, str]]:
-    with _open_empty() as connection:
+def _tables() -> dict[str, tuple[pa.Schema, dict[str, str]]]:
+    """Return the Arrow schema of each stored table, and the DuckDB types of its columns."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        for name in query_names("schema"):
+            connection.execute(query_text(f"schema/{name}"))
         tables = {name: connection.table(name) for name in query_names("schema")}
-        return {name: dict(zip(each.columns, map(str, each.types), strict=True)) for name, each in tables.items()}
-
-
-def _open_empty() -> duckdb.DuckDBPyConnection:
-    """Open a database that has all stored tables, without rows."""
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
-    for table in query_names("schema"):
-        connection.execute(query_text(f"schema/{table}"))
-    return connection
+        types = {name: dict(zip(each.columns, map(str, each.types), strict=True)) for name, each in tables.items()}
+        return {name: (each.limit(0).to_arrow_table().schema, types[name]) for name, each in tables.items()}
 
 
 def conform(table: str, records: Iterable[Mapping[str, Any]]) -> pa.Table:

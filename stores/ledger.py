@@ -21,7 +21,7 @@ import secrets
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -444,15 +444,18 @@ def text_digest(record: Record) -> str | None:
 
 def erased_files(records: Iterable[Record]) -> dict[str, Record]:
     """Return the files of a lake that were erased, by path, with the last record about each."""
-    erasures = (record for record in records if record.kind == "rewrite" and record.body.get("what") == "erased")
-    return {entry["path"]: record for record in erasures for entry in record.body.get("files", [])}
+    return {entry["path"]: record for entry, record in _list_erased(records)}
 
 
 def erased_sha256(records: Iterable[Record], folder: str) -> dict[str, Record]:
     """Return the sha256 of the files below a folder of the lake that were erased, with the last record about each."""
-    erasures = (record for record in records if record.kind == "rewrite" and record.body.get("what") == "erased")
-    files_of = ((entry, record) for record in erasures for entry in record.body.get("files", []))
-    return {entry["sha256"]: record for entry, record in files_of if entry["path"].startswith(folder)}
+    return {entry["sha256"]: record for entry, record in _list_erased(records) if entry["path"].startswith(folder)}
+
+
+def _list_erased(records: Iterable[Record]) -> Iterator[tuple[dict[str, Any], Record]]:
+    for record in records:
+        if record.kind == "rewrite" and record.body.get("what") == "erased":
+            yield from ((entry, record) for entry in record.body.get("files", []))
 
 
 def parse_text(data: bytes, digest: str) -> str:

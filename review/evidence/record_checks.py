@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from review.evidence.decisions import is_valid_countersign
 from review.presentation.formatting import DECISION_DESCRIPTIONS, IDENTITY_LABELS, MEANING_LABELS
-from stores.ledger import Record
+from sql.manifest import Sha256, Time, check_time
+from stores.ledger import TEXT_FIELDS, Record
 from stores.run_records import RecordedRuns, RunRecords
 
 CLOCK_TOLERANCE: Final = timedelta(hours=1)
@@ -33,24 +34,26 @@ def _check_day(value: str) -> str:
     return value
 
 
-def _check_time(value: str) -> str:
-    time = datetime.fromisoformat(value)
-    if time.tzinfo is None or not 1970 <= time.year <= 9000:
-        raise ValueError("expected a time with its time zone")
-    return value
-
-
 _Name = Annotated[str, Field(min_length=1)]
-_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
 _KeyId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}\z")]
 _Day = Annotated[str, AfterValidator(_check_day)]
-_Time = Annotated[str, AfterValidator(_check_time)]
 _Meaning = Annotated[str, _one_of(*MEANING_LABELS)]
 _Count = Annotated[int, Field(ge=0)]
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _Text(_Body):
+    """A record with a text that a person wrote, or with the sha256 of its file."""
+
+    @model_validator(mode="after")
+    def _check_text(self) -> "_Text":
+        field = next(name for name in TEXT_FIELDS.values() if f"{name}_sha256" in type(self).model_fields)
+        if (getattr(self, field) is None) == (getattr(self, f"{field}_sha256") is None):
+            raise ValueError(f"expected a {field}")
+        return self
 
 
 class _Begun(_Body):
@@ -60,21 +63,21 @@ class _Begun(_Body):
 
 class _Run(_Begun):
     status: Literal["completed", "completed_with_errors", "stopped", "failed", "interrupted", "pruned"]
-    manifest_sha256: _Sha256
+    manifest_sha256: Sha256
 
 
 class _ErasedFile(_Body):
     path: _Name
-    sha256: _Sha256
+    sha256: Sha256
     new_path: _Name | None
-    new_sha256: _Sha256 | None
+    new_sha256: Sha256 | None
 
 
 class _Rewrite(_Body):
     run_id: _Name | None
     what: Literal["compacted", "pruned", "erased"]
-    before_sha256: _Sha256 | None = None
-    manifest_sha256: _Sha256 | None = None
+    before_sha256: Sha256 | None = None
+    manifest_sha256: Sha256 | None = None
     erasure: str | None = None
     by: str | None = None
     reason: str | None = None
@@ -94,7 +97,7 @@ class _Rewrite(_Body):
 class _Report(_Body):
     run_id: _Name
     format: Literal["html", "pdf"]
-    sha256: _Sha256
+    sha256: Sha256
     path: _Name | None = None
     by: str | None = None
 
@@ -134,16 +137,16 @@ class _Evidence(_Body):
     config_digest: str | None
     model_digest: str | None
     corpus_digest: str | None
-    manifest_sha256: _Sha256
+    manifest_sha256: Sha256
 
 
-class _Review(_Body):
+class _Review(_Text):
     run_id: _Name
     alert_id: _Name
     life_id: _Name
     decision: Annotated[str, _one_of(*DECISION_DESCRIPTIONS)]
     reason: _Name | None = None
-    reason_sha256: _Sha256 | None = None
+    reason_sha256: Sha256 | None = None
     until: _Day | None
     meaning: _Meaning
     four_eyes: bool
@@ -152,8 +155,6 @@ class _Review(_Body):
 
     @model_validator(mode="after")
     def _check_parts(self) -> "_Review":
-        if (self.reason is None) == (self.reason_sha256 is None):
-            raise ValueError("expected a reason")
         if (self.until is None) == (self.decision == "waived"):
             raise ValueError("expected the last day of a waiver, and only of a waiver")
         return self
@@ -161,10 +162,10 @@ class _Review(_Body):
 
 class _Countersign(_Body):
     record: Annotated[int, Field(ge=1)]
-    record_sha256: _Sha256
+    record_sha256: Sha256
     meaning: _Meaning
     statement: str | None = None
-    statement_sha256: _Sha256 | None = None
+    statement_sha256: Sha256 | None = None
     reviewer: _Reviewer
 
 
@@ -174,36 +175,24 @@ class _Counts(_Body):
     decided: _Count
 
 
-class _SignOff(_Body):
+class _SignOff(_Text):
     run_id: _Name
     meaning: _Meaning
     statement: _Name | None = None
-    statement_sha256: _Sha256 | None = None
+    statement_sha256: Sha256 | None = None
     four_eyes: bool
     reviewer: _Reviewer
-    manifest_sha256: _Sha256
+    manifest_sha256: Sha256
     alerts: _Counts
     gap: str | None = None
 
-    @model_validator(mode="after")
-    def _check_parts(self) -> "_SignOff":
-        if (self.statement is None) == (self.statement_sha256 is None):
-            raise ValueError("expected a statement")
-        return self
 
-
-class _OverlayName(_Body):
+class _OverlayName(_Text):
     run_id: _Name
     region: _Name
     name: _Name | None = None
-    name_sha256: _Sha256 | None = None
+    name_sha256: Sha256 | None = None
     reviewer: _Reviewer
-
-    @model_validator(mode="after")
-    def _check_parts(self) -> "_OverlayName":
-        if (self.name is None) == (self.name_sha256 is None):
-            raise ValueError("expected a name")
-        return self
 
 
 class _Key(_Body):
@@ -213,7 +202,7 @@ class _Key(_Body):
 
 class _KeyRevoked(_Body):
     key_id: _KeyId
-    since: _Time
+    since: Time
 
 
 _SCHEMAS: Final[dict[str, type[_Body]]] = {
@@ -275,7 +264,7 @@ def check_records(records: Sequence[Record], known: RecordedRuns, is_whole: bool
 
 def _check_time_of(record: Record, latest: datetime, limit: datetime) -> str | None:
     try:
-        time = datetime.fromisoformat(_check_time(record.at))
+        time = datetime.fromisoformat(check_time(record.at))
     except ValueError:
         return f"is dated {record.at[:40]!r}, expected a time with its time zone"
     hours = CLOCK_TOLERANCE.total_seconds() / 3600

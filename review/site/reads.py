@@ -72,7 +72,8 @@ class ReadsLog:
                 if size > MAX_BYTES:
                     self._rotate()
         except OSError as error:
-            log.error("the log of reads cannot be written to %s: %s", self.folder, error)  # noqa: TRY400  # complete
+            text = "the log of reads cannot be written to %s: %s"
+            log.error(text, self.folder, error)  # noqa: TRY400  # the message is complete
 
     def erase_pairs(self, pair_ids: Iterable[str]) -> int:
         """Replace the ids of erased pairs, and return the number of lines that had one."""

@@ -8,6 +8,7 @@ import pytest
 
 from review.evidence.decisions import Reviewer, countersign, decide, sign_off
 from stores import ledger
+from stores.keys import create_key
 from tasks.lake.journal import record_report, record_run_begin, record_run_end
 
 ANN, BOB = Reviewer("Ann", "radiologist", "declared"), Reviewer("Bob", "quality", "declared")
@@ -48,6 +49,16 @@ def runs(add_next_run, shared_runs):
     for _ in shared_runs:
         next(add_next_run.numbers)
     return [type(run)(add_next_run.lake, run.run_id) for run in shared_runs]
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """A folder with three keys, one, two and evil, and their public keys."""
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    for name in ("one", "two", "evil"):
+        create_key(folder / name)
+    return folder
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from flows import cli
 from review.evidence.record_checks import _SCHEMAS, CLOCK_TOLERANCE
 from review.evidence.verify import verify
 from stores import ledger
-from stores.keys import create_key, load_key, load_public_key, load_public_keys
+from stores.keys import load_key, load_public_key, load_public_keys
 
 WHO = {"name": "Ann", "role": "r", "identity": "declared"}
 
@@ -154,16 +154,6 @@ def test_a_time_that_is_none_is_a_fault(runs, at):
 
 
 # Keys
-
-
-@pytest.fixture
-def keys(tmp_path):
-    """Three keys, and the folder of their public keys."""
-    folder = tmp_path / "keys"
-    folder.mkdir()
-    for name in ("one", "two", "evil"):
-        create_key(folder / name)
-    return folder
 
 
 def run_command(*arguments, lake):

@@ -251,14 +251,15 @@ def read_manifests(
         lake: Folder or URL of the lake.
         run_id: Read only the manifest of this run, and of the runs in `also`. Default: all runs.
         also: Further runs to read. Ignored without `run_id`.
-        damage: Damaged runs are left out, and the reason is stored here by run id. Default: they are left out with a
-            warning in the log if all runs are read.
+        damage: Damaged runs, which are left out, with the reason by run id. Those that are found are added. Default:
+            they are left out with a warning in the log if all runs are read.
         known: The runs that the ledger knows. Default: read them, unless runs are named, which are sorted by id then.
 
     Raises:
         LakeError: The lake cannot be read, or the manifest of a run that was named is damaged.
     """
     run_ids = stores.list_folders(lake / "runs") if run_id is None else sorted({run_id, *also})
+    run_ids = [name for name in run_ids if name not in (damage or ())]
     if run_id is not None and (bad := [name for name in run_ids if not is_id(name)]):
         raise LakeError(f"run: got {bad[0]!r}, expected the id of a run; list them with m2ib-audit runs")
     if known is None:

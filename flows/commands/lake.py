@@ -253,7 +253,7 @@ def adopt(
             damage = sql.list_damage(connection)
         if run_id in damage:
             output.fail(f"adopt: run {run_id} is damaged: {damage[run_id]}")
-        known = [each["run_id"] for each in sql.read_manifests(lake, damage=damage) if each["run_id"] not in damage]
+        known = [record["run_id"] for record in sql.read_manifests(lake, damage=damage)]
         if run_id not in ("all", *known):
             newest = ", ".join(known[:-6:-1]) or "none"
             output.fail(f"adopt: got {run_id!r}, expected all, or a run of the lake {lake}: {newest}")

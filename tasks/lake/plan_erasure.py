@@ -88,7 +88,7 @@ def plan_erasure(
         files = sql.read(connection, f"SELECT run_id, file_name FROM pairs WHERE {_CHOSEN}", {"pairs": pairs})  # noqa: S608
         same_images = sql.rows(connection, "erasure/same_images", erased=pairs)[0]["pairs"]
         damage = sql.list_damage(connection)
-    manifests = [each for each in sql.read_manifests(lake, damage=damage) if each["run_id"] not in damage]
+    manifests = sql.read_manifests(lake, damage=damage)
     for manifest in manifests:
         if manifest["status"] == "running":
             with lock_run(Run(lake, manifest["run_id"])):  # fails if a process works on the run

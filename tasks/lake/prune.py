@@ -69,7 +69,7 @@ def plan_pruning(lake: Root, policy: RetentionPolicy, now: datetime | None = Non
     now = now or datetime.now(UTC)
     with sql.connect(lake) as connection:
         damage = sql.list_damage(connection)
-        records = [each for each in sql.read_manifests(lake, damage=damage) if each["run_id"] not in damage]
+        records = sql.read_manifests(lake, damage=damage)
         return _plan(lake, records, damage, connection, policy, now)
 
 

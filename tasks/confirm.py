@@ -45,7 +45,12 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
             yield row | {"fill": fill}
             continue
         evidence = evaluate(interventions.margins(sample, fill), settings.floor_share, fill, seed, *claim)
-        yield row | {"fill": fill, **asdict(evidence)}
+        minimal: dict[str, Any] = {}
+        if finding["side"] == "image" and (values := interventions.minimal_differences(sample, fill)) is not None:
+            low, high = bootstrap_interval(values, "minimal", fill, seed, *claim)
+            minimal = {"minimal_n": len(values), "minimal_effect": float(values.mean())}
+            minimal |= {"minimal_low": low, "minimal_high": high}
+        yield row | {"fill": fill, **asdict(evidence), **minimal}
         # q is never less than p: a test that fails by p fails.
         if explain_failure(evidence, evidence.p, settings.level):
             row["reason"] = f"not measured: all fills must pass, and the fill {fill} did not; see its row"

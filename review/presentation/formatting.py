@@ -257,6 +257,17 @@ def format_test(alert: Mapping[str, Any]) -> str:
     return text if alert["state"] == "confirmed" or not reason else f"{text}; {reason}"
 
 
+def format_minimal(alert: Mapping[str, Any]) -> str:
+    """Format the score loss against captions that differ in one word, as a sentence; empty without such captions."""
+    if alert.get("minimal_effect") is None:
+        return ""
+    loss, low, high = (format_score(alert[f"minimal_{key}"]) for key in ("effect", "low", "high"))
+    return (
+        f"Against other captions that differ from the pair's own in one word only, the score loss is {loss} ({low} to "
+        f"{high}, {format_count(alert['minimal_n'], 'pair')}); this has no influence on the verdict."
+    )
+
+
 def format_alert_update(row: Mapping[str, Any], escape: Escape = _isolate_line) -> str:
     """Format a row of the alert history (table `lives`) as one line: status, state, the alert and its figures."""
     parts = [f"{format_status(row['life']).upper()} ({format_state(row)}): {format_alert(row, escape)}"]
@@ -353,6 +364,8 @@ def format_self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _format_sensitivity(trial: Mapping[str, Any], is_detected: bool) -> str:
+    if not trial["margin"]:
+        return "this audit could not find anything: the model gives the captions of a pair and of its foils one score"
     region = f"a region of {format_percent(trial['area'])} of the area that reduces the margin of every pair"
     loss = f"{format_score(trial['size'])} ({format_percent(trial['size'] / trial['margin'])} of it)"
     rate = f"{format_percent(trial['confirmed'] / trial['sets'])} of samples of {format_count(trial['n'], 'pair')}"

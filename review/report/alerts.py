@@ -10,6 +10,7 @@ from review.presentation.formatting import (
     format_count,
     format_label,
     format_loss,
+    format_minimal,
     format_nats,
     format_p_value,
     format_pair_count,
@@ -174,6 +175,8 @@ def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
             low=format_score(row["transplant_low"]),
             high=format_score(row["transplant_high"]),
         )
+    if minimal := format_minimal(row):
+        text += f" {minimal}"
     yield Paragraph(text, "note")
 
 

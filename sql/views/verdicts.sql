@@ -23,6 +23,10 @@ SELECT
     any_value(transplant_low) AS transplant_low,
     any_value(transplant_high) AS transplant_high,
     any_value(transplant_n) AS transplant_n,
+    arg_min(minimal_n, weakness) AS minimal_n,
+    arg_min(minimal_effect, weakness) AS minimal_effect,
+    arg_min(minimal_low, weakness) AS minimal_low,
+    arg_min(minimal_high, weakness) AS minimal_high,
     arg_min(reason, weakness) FILTER (WHERE NOT passed) AS reason
 FROM (
     SELECT *, coalesce(effect - floor, 'infinity') AS weakness

@@ -3,8 +3,9 @@
 import hashlib
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 
 from tasks.text.collocations import adjacent_words
 from tasks.text.spans import LETTERS, normalize_text
@@ -16,7 +17,17 @@ _WORD = re.compile(LETTERS)
 
 def words_of(caption: str) -> frozenset[str]:
     """Return the normalized words of a caption, split in the same way as the words that name slices."""
-    return frozenset(_WORD.findall(normalize_text(caption)))
+    return frozenset(_split(caption))
+
+
+def _split(caption: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(normalize_text(caption)))
+
+
+def _leave_out_each(words: tuple[str, ...]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield each place of a caption, and the caption's words without the one there."""
+    for place in range(len(words)):
+        yield place, words[:place] + words[place + 1 :]
 
 
 class FoilFinder:
@@ -66,6 +77,35 @@ class FoilFinder:
                 found.append(other)
                 if len(found) == count:
                     break
+        return found
+
+    @cached_property
+    def _by_rest(self) -> dict[tuple[int, tuple[str, ...]], list[str]]:
+        found: dict[tuple[int, tuple[str, ...]], list[str]] = defaultdict(list)
+        for caption in self._ordered:
+            for key in _leave_out_each(_split(caption)):
+                found[key].append(caption)
+        return found
+
+    def find_minimal(self, caption: str, slice_kind: str, slice_name: str, count: int) -> list[str]:
+        """Find up to `count` foils that differ from a caption in one word: exchanged, added or left out.
+
+        They say what a region does for that word alone, such as "left" instead of "right". A foil of a word or
+        collocation lacks it, so that the slice's own word is exchanged. Any other foil has different content words.
+        """
+        words, content, by_key = _split(caption), words_of(caption) - self._common, self._by_rest
+        near = [other for key in _leave_out_each(words) for other in by_key.get(key, ())]  # exchanged
+        near += [other for place in range(len(words) + 1) for other in by_key.get((place, words), ())]  # added
+        near += [other for _, rest in _leave_out_each(words) for other in self._by_words.get(rest, ())]  # left out
+        kind = "any" if slice_kind == "corpus" else slice_kind
+        foils = (other for other in dict.fromkeys(near) if self._is_foil(other, content, kind, slice_name))
+        return sorted(foils, key=self._digest)[:count]
+
+    @cached_property
+    def _by_words(self) -> dict[tuple[str, ...], list[str]]:
+        found: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for caption in self._ordered:
+            found[_split(caption)].append(caption)
         return found
 
     def _is_foil(self, caption: str, content: frozenset[str], slice_kind: str, slice_name: str) -> bool:

@@ -170,13 +170,13 @@ class PhraseInterventions:
         found = []
         for one in versions:
             foils = [(pair_id, caption) for pair_id, caption in one.foils if images[pair_id] is not None]
-            if images[one.pair_id] is not None and len(foils) > 1:
+            if images[one.pair_id] is not None and foils:
                 found.append(replace(one, foils=foils))
         smallest, n = smallest_sample(self._settings.level), len(spans_by_pair)
         if len(found) < smallest:
             raise NotMeasurableError(
                 f"got {len(found)} measurable pairs of {n} ({n - len(versions)} whose caption has no other words or is "
-                f"too long, or for which fewer than two captions of the corpus lack the phrase; "
+                f"too long, or for which no other caption of the corpus lacks the phrase; "
                 f"{len(versions) - len(found)} with unreadable images), expected at least {smallest}; a phrase that "
                 "almost every caption has cannot be tested, otherwise check the images and captions of the pairs"
             )
@@ -220,7 +220,7 @@ class PhraseInterventions:
             return other in without and self._fits(other) and all(map(self._fits, longer))
 
         foils = samples.foils.find(rest, pair_id, slice_kind, slice_name, settings.foils, accept)
-        if len(foils) < 2 or not replaced:
+        if not foils or not replaced:
             return None
         return replace(versions, foils=[(samples.choose_pair(other, pair_id, "holder"), other) for other in foils])
 

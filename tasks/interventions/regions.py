@@ -35,6 +35,7 @@ class RegionSample:
     clean: Numbers  # embeddings of the images, (pairs, embed)
     own: Numbers  # embeddings of the pairs' captions, (pairs, embed)
     foils: Numbers  # embeddings of the foils, (pairs, foils, embed)
+    minimal_foils: Sequence[list[str]] = ()  # captions that differ from the pair's in one word, if it has any
 
     @property
     def area(self) -> float:
@@ -76,13 +77,13 @@ class RegionInterventions:
         NotMeasurableError is raised if too few are left.
         """
         samples, settings, found = self._samples, self._settings, []
-        unreadable, no_foils, no_room = "unreadable images", "fewer than two foils", "no room for two controls"
+        unreadable, no_foils, no_room = "unreadable images", "no foil", "no room for two controls"
         lost = dict.fromkeys((unreadable, no_foils, no_room), 0)
         for pair_id, image in zip(pair_ids, samples.read_images(pair_ids), strict=True):
             foils, mask = self._find_foils(pair_id, slice_kind, slice_name), self._region_mask(pair_id, boxes)
             if image is None:
                 lost[unreadable] += 1
-            elif len(foils) < 2 or not (hosts := self._find_hosts(pair_id, foils)):
+            elif not (hosts := self._find_hosts(pair_id, foils)):
                 lost[no_foils] += 1
             elif len(controls := make_control_masks(mask, settings.controls, f"{samples.plan.seed}\x1f{pair_id}")) < 2:
                 lost[no_room] += 1
@@ -95,7 +96,13 @@ class RegionInterventions:
                 f"got {len(found)} measurable pairs of {len(pair_ids)}{f' ({reasons})' if reasons else ''}, "
                 f"expected at least {smallest}; check the images and captions of the pairs, or audit a larger corpus"
             )
-        return self._embed(found)
+        return replace(
+            self._embed(found),
+            minimal_foils=[
+                samples.foils.find_minimal(samples.caption_of(pair_id), slice_kind, slice_name, settings.foils)
+                for pair_id, *_ in found
+            ],
+        )
 
     def _embed(self, pairs: Sequence[tuple[Any, ...]]) -> RegionSample:
         """Compute the embeddings of a sample, given pair id, image, masks, hosts and foils of each pair.
@@ -118,13 +125,13 @@ class RegionInterventions:
     def screen(self, pair_ids: Sequence[str], boxes: Boxes) -> Iterator[dict[str, Any]]:
         """Yield how much each pair's margin falls if the region is covered with the fill `mean`. There are no controls.
 
-        A pair is left out if the region covers none or all of its image, its image can no longer be read, or it has
-        fewer than two foils.
+        A pair is left out if the region covers none or all of its image, its image can no longer be read, or it has no
+        foil.
         """
         found: list[tuple[Any, ...]] = []
         for pair_id, image in zip(pair_ids, self._samples.read_images(pair_ids), strict=True):
             mask, foils = self._region_mask(pair_id, boxes), self._find_foils(pair_id, "any", "")
-            if mask.any() and not mask.all() and len(foils) > 1 and image is not None:
+            if mask.any() and not mask.all() and foils and image is not None:
                 found.append((pair_id, image, mask[None], [], foils))
         if found:
             sample = self._embed(found)
@@ -142,8 +149,13 @@ class RegionInterventions:
         return self._samples.foils.find(caption, pair_id, slice_kind, slice_name, self._settings.foils)
 
     def _find_hosts(self, pair_id: str, foils: Sequence[str]) -> list[str]:
-        """Find up to `HOSTS` pairs with foils as captions; the image of the first is readable. Return [] if none is."""
-        hosts = [self._samples.choose_pair(caption, pair_id, "host") for caption in foils]
+        """Find up to `HOSTS` pairs with foils as captions; the image of the first is readable. Return [] if none is.
+
+        Where there are fewer foils, several pairs with the same caption are hosts.
+        """
+        turns = ["host", *(f"host {turn}" for turn in range(1, HOSTS))] if len(foils) < HOSTS else ["host"]
+        hosts = [self._samples.choose_pair(caption, pair_id, turn) for turn in turns for caption in foils]
+        hosts = list(dict.fromkeys(hosts))
         while hosts and self._samples.read_image(hosts[0]) is None:
             hosts.pop(0)
         return hosts[:HOSTS]
@@ -174,6 +186,20 @@ class RegionInterventions:
             margins = sample.margin(self._embed_covered(sample, fill))
         present: NDArray[np.bool_] = np.any(sample.masks[:, 1:], axis=(2, 3))
         return Margins(sample.margin(sample.clean), margins[:, 0], np.where(present, margins[:, 1:], np.nan))
+
+    def minimal_differences(self, sample: RegionSample, fill: Fill) -> Numbers | None:
+        """Measure the loss against minimal foils alone, of the pairs that have any; None if no pair has.
+
+        The covered images are those of `margins`, so that no image is embedded again.
+        """
+        has = np.array([bool(captions) for captions in sample.minimal_foils], dtype=np.bool_)
+        if not has.any():
+            return None
+        count, foils = self._settings.foils, sample.foils.copy()
+        for number in np.flatnonzero(has).tolist():
+            foils[number] = self._samples.embed_captions((sample.minimal_foils[number] * count)[:count])
+        differences: Numbers = self.margins(replace(sample, foils=foils), fill).differences()[has]
+        return differences
 
     def transplant(self, sample: RegionSample) -> Numbers | None:
         """Measure how much more the margin of a pair's first host rises when the region, and not a control, is pasted.

@@ -124,7 +124,55 @@ def test_corpus_with_one_caption_has_no_foils_and_a_reason(run_with_findings, us
     use_toy_model(1.0)
     rewrite_rows(run, "pairs", lambda rows: [{**row, "caption": "a shadow"} for row in rows])
     assert confirm.fn(run, plan) == 0
-    assert all("24 with fewer than two foils" in row["reason"] for row in read_table(run))
+    assert all("24 with no foil" in row["reason"] for row in read_table(run))
+
+
+def test_two_captions_are_enough_and_their_hosts_are_several_images(run_with_findings, use_toy_model, rewrite_rows):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
+    shadowed = {"a shadow": "photo with a shadow"}
+    rewrite_rows(
+        run,
+        "pairs",
+        lambda rows: [{**row, "caption": shadowed.get(row["caption"], "photo without a normal")} for row in rows],
+    )
+    assert confirm.fn(run, plan) == 2
+    rows = read_table(run)
+    assert {row["region"] for row in rows if row["confirmed"]} == {"corner top-left", "frame"}
+    assert {row["minimal_n"] for row in rows} == {None}  # two words differ
+    interventions = RegionInterventions(load_samples(run, plan))
+    boxes = {None: [(0.0, 0.0, 0.25, 0.25)]}
+    sample = interventions.sample([f"pair-{number:04d}" for number in range(12)], boxes, "word", "shadow")
+    assert {len(hosts) for hosts in sample.hosts} >= {3}
+    assert all(len(set(hosts)) == len(hosts) <= 4 for hosts in sample.hosts)
+
+
+def test_loss_against_captions_that_differ_in_one_word_is_reported(run_with_findings, use_toy_model, rewrite_rows):
+    run, plan = run_with_findings
+    model = use_toy_model(1.0)
+    confirm.fn(run, plan)
+    num_embedded, model.num_embedded = model.num_embedded, 0
+    assert {row["minimal_effect"] for row in read_table(run)} == {None}
+
+    wide = {f"pair-{number:04d}" for number in range(0, 30, 2)}
+    rewrite_rows(
+        run,
+        "pairs",
+        lambda rows: [{**row, "caption": "a wide shadow"} if row["pair_id"] in wide else row for row in rows],
+    )
+    rewrite_rows(run, "findings", lambda rows: [{**row, "slice_kind": "corpus", "slice": "all pairs"} for row in rows])
+    clear_samples(run)
+    confirm.fn(run, plan)
+    corner = [row for row in read_table(run) if row["region"] == "corner top-left" and row["n"]]
+    # The model does not tell a wide shadow from another one.
+    for row in corner:
+        assert abs(row["effect"]) > 1e-4
+        assert (row["minimal_effect"], row["minimal_low"], row["minimal_high"]) == pytest.approx((0, 0, 0))
+        assert 0 < row["minimal_n"] < row["n"]
+    assert model.num_embedded <= 1.5 * num_embedded
+    with run.connect() as connection:
+        verdicts = sql.read(connection, "FROM verdicts WHERE region = 'corner top-left'")
+    assert {row["minimal_n"] for row in verdicts} == {row["minimal_n"] for row in corner}
 
 
 def test_regions_of_single_pairs_are_measured_in_place(run_with_findings, use_toy_model):
@@ -145,16 +193,16 @@ def test_swap_is_the_mean_over_hosts_with_other_captions(run_with_findings, use_
     sample = interventions.sample(
         [f"pair-{number:04d}" for number in range(12)], {None: [(0.0, 0.0, 0.25, 0.25)]}, "word", "shadow"
     )
-    assert {len(hosts) for hosts in sample.hosts} == {2}  # the number of other captions
+    assert {len(hosts) for hosts in sample.hosts} == {4}  # two other captions, two images each
     assert all(int(host[-4:]) >= 30 for hosts in sample.hosts for host in hosts)  # these captions have no shadow
     mean_of_hosts = interventions.margins(sample, "swap")
     of_single_hosts = [
         interventions.margins(replace(sample, hosts=[[hosts[position]] for hosts in sample.hosts]), "swap")
-        for position in (0, 1)
+        for position in range(4)
     ]
     assert not np.allclose(of_single_hosts[0].region, of_single_hosts[1].region)
-    np.testing.assert_allclose(mean_of_hosts.region, (of_single_hosts[0].region + of_single_hosts[1].region) / 2)
-    np.testing.assert_allclose(mean_of_hosts.controls, (of_single_hosts[0].controls + of_single_hosts[1].controls) / 2)
+    np.testing.assert_allclose(mean_of_hosts.region, np.mean([one.region for one in of_single_hosts], axis=0))
+    np.testing.assert_allclose(mean_of_hosts.controls, np.mean([one.controls for one in of_single_hosts], axis=0))
 
 
 def test_images_of_overlapping_slices_are_embedded_once(run_with_findings, use_toy_model, rewrite_rows):

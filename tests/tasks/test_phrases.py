@@ -223,9 +223,9 @@ def test_unmeasurable_phrase_has_a_reason(run_with_phrase, use_toy_model, rewrit
     assert confirm.fn(run, plan) == 0
     reasons = {row["reason"] for row in query_rows(run, "FROM confirmations WHERE slice_kind = 'corpus'")}
     assert reasons == {
-        "got 0 measurable pairs of 18 (0 whose caption has no other words or is too long, or for which fewer than two "
-        "captions of the corpus lack the phrase; "
-        "18 with unreadable images), expected at least 7; a phrase that almost every caption has cannot be tested, "
+        "got 0 measurable pairs of 18 (0 whose caption has no other words or is too long, or for which no other "
+        "caption of the corpus lacks the phrase; 18 with unreadable images), expected at least 7; "
+        "a phrase that almost every caption has cannot be tested, "
         "otherwise check the images and captions of the pairs"
     }
 

@@ -69,6 +69,8 @@ def test_self_audit_reports_the_smallest_effect_that_is_nearly_always_confirmed(
         sizes[:1]
     )  # no size is nearly always confirmed, so the largest is reported
     assert "by 0.040 (10.0% of it) would have been confirmed in only 40.0% of samples of 64 pairs" in sentence
+    (sentence,) = formatting.format_self_audit([{**sizes[0], "size": 0.0, "margin": 0.0}])
+    assert sentence.startswith("this audit could not find anything: the model gives the captions")
     assert formatting.format_self_audit([]) == []
 
 
@@ -246,3 +248,10 @@ def test_random_regions_that_could_not_be_tested_are_mentioned():
     assert sentence.startswith("of 1 random region of that size")
     assert sentence.endswith("; 1 more could not be tested: too few of their pairs have foils and room for controls")
     assert "more could not" not in formatting.format_self_audit([{**trials[0], "planned": 1}])[0]
+
+
+def test_loss_against_minimal_foils_is_a_sentence_if_it_was_measured():
+    row = {"minimal_n": 32, "minimal_effect": 0.0101, "minimal_low": -0.004, "minimal_high": 0.0206}
+    text = formatting.format_minimal(row)
+    assert text.endswith("the score loss is 0.010 (-0.004 to 0.021, 32 pairs); this has no influence on the verdict.")
+    assert formatting.format_minimal({**row, "minimal_effect": None}) == formatting.format_minimal({}) == ""

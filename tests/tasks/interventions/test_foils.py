@@ -88,6 +88,34 @@ def test_foils_depend_on_seed_and_pair_and_not_on_the_order_of_the_corpus(foil_f
     assert any(other != foils for other in others)
 
 
+def test_minimal_foils_differ_in_one_word_exchanged_added_or_left_out():
+    captions = ["chest with a tube", "chest without a tube", "chest with tube", "chest with a large tube",
+                "chest with the large tube", "tube a with chest", "heart", "foot"]  # fmt: skip
+    finder = FoilFinder(captions, seed=0)
+    found = finder.find_minimal("chest with a tube", "any", "", 8)
+    # The same words in another order are no foil.
+    assert set(found) == {"chest without a tube", "chest with tube", "chest with a large tube"}
+    assert finder.find_minimal("chest with a tube", "any", "", 2) == found[:2]
+    assert finder.find_minimal("heart", "any", "", 8) == ["foot"]
+
+
+def test_minimal_foils_of_a_word_exchange_that_word():
+    finder = FoilFinder(["left lung scar", "right lung scar", "left lung node", "a rib", "heart"], seed=0)
+    assert finder.find_minimal("left lung scar", "word", "scar", 8) == ["left lung node"]
+    assert finder.find_minimal("left lung scar", "word", "left", 8) == ["right lung scar"]
+    assert set(finder.find_minimal("left lung scar", "corpus", "all pairs", 8)) == {
+        "right lung scar", "left lung node",
+    }  # fmt: skip
+    assert finder.find_minimal("heart", "word", "heart", 8) == []
+
+
+def test_one_other_caption_is_a_foil_of_every_slice():
+    finder = FoilFinder(["a photo of a cat", "a photo of a dog"], seed=0)
+    for kind, name in (("corpus", "all pairs"), ("word", "cat"), ("attribute", "site=a")):
+        assert finder.find("a photo of a cat", "pair", kind, name, 8) == ["a photo of a dog"]
+    assert finder.find_minimal("a photo of a cat", "corpus", "all pairs", 8) == ["a photo of a dog"]
+
+
 def test_foils_of_a_collocation_lack_it_and_may_have_its_words():
     foil_finder = FoilFinder(["left lung scar", "left lung", "left rib", "clear lung", "lung, left"], seed=0)
     foils = foil_finder.find("left lung scar", "pair", "phrase", "left lung", 8)

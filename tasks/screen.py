@@ -1,4 +1,4 @@
-"""Screening: cover the frame and configured regions, because maps can miss regions that the score depends on.
+"""Screening: cover the regions of a sample of pairs, because maps can miss regions that the score depends on.
 
 A screening is not a test: it uses one fill and no controls, on the pairs that a test samples. Rules propose findings
 from the losses that it measures.
@@ -21,27 +21,23 @@ _PAIRS_PER_PART = 4 * _BATCH
 
 
 def plan_screening(run: Run, plan: InterventionPlan) -> list[Part]:
-    """Divide the pairs that are sampled from any slice into parts. There are none without regions to cover."""
+    """Divide the pairs in which regions are covered into parts. There are none without regions to cover."""
     if not plan.confirm.enabled:
         return []
     with run.connect() as connection:
-        regions = [row["region"] for row in sql.rows(connection, "derive/regions_to_screen", run_id=run.run_id)]
-        if not regions:
-            return []
-        slices = sql.rows(connection, "derive/large_slices", run_id=run.run_id, **large_slice_limits(plan))
-    sample = sorted({pair_id for row in slices for pair_id in row["pair_ids"]})
-    works = ({"regions": regions, "pair_ids": pair_ids} for pair_ids in chunks(sample, _PAIRS_PER_PART))
-    return make_parts(run, "screen", works)
+        pairs = sql.rows(connection, "derive/pairs_to_screen", run_id=run.run_id, **large_slice_limits(plan))
+    return make_parts(run, "screen", chunks(pairs, _PAIRS_PER_PART))
 
 
 def _screen_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
     def compute() -> Iterator[dict[str, Any]]:
         samples = load_samples(run, plan)
-        samples.load(part.work["pair_ids"])
+        samples.load(row["pair_id"] for row in part.work)
         interventions = RegionInterventions(samples)
-        boxes = interventions.read_boxes(part.work["pair_ids"])
-        for pair_ids in chunks(part.work["pair_ids"], _BATCH):
-            for region in part.work["regions"]:
+        boxes = interventions.read_boxes([row["pair_id"] for row in part.work])
+        for rows in chunks(part.work, _BATCH):
+            for region in sorted({region for row in rows for region in row["regions"]}):
+                pair_ids = [row["pair_id"] for row in rows if region in row["regions"]]
                 for row in interventions.screen(pair_ids, boxes[region]):
                     yield row | {"region": region}
 
@@ -56,7 +52,7 @@ def cover_regions(run: Run, plan: InterventionPlan, part: Part) -> None:
 
 @task(name="screen", **TASK_OPTIONS)
 def screen(run: Run, plan: InterventionPlan) -> int:
-    """Cover the frame and the configured regions in a sample of each slice; return the number of rows of `screenings`.
+    """Cover all regions but the corners in a sample of each slice; return the number of rows of `screenings`.
 
     If tests are disabled ([confirm] enabled = false), nothing is covered.
     """

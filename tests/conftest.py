@@ -114,13 +114,13 @@ class HandWrittenRun(Run):
         self.update(counts={"attributions": len(rows)})
         return rows
 
-    def add_regions(self, *boxes):
+    def add_regions(self, *boxes, kind="box"):
         """Add regions as (name, box) for all pairs, or (name, box, pair_id) for one."""
         self.write_table(
             "regions",
             [
                 {
-                    "region": name, "kind": "box", "pair_id": pair_id[0] if pair_id else None,
+                    "region": name, "kind": kind, "pair_id": pair_id[0] if pair_id else None,
                     **dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)),
                 }
                 for name, box, *pair_id in boxes

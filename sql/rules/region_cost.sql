@@ -1,23 +1,43 @@
--- Covering a named region costs a slice a tenth of its margin, and $factor times what it costs the other pairs.
+-- Covering a region costs a slice a tenth of its margin, and it costs the other pairs less, or few of them have it.
 -- Grain: region and slice of one run. Parameters: $run_id, $factor, $min_pairs.
 -- Maps can be blind to what a model relies on: a frame thinner than a patch held a third of an even share of the very maps
--- whose pairs lost all of their margin with it. So the frame and the user's own regions are covered in a sample whatever their
--- mass. The whole corpus has no other pairs to be held against. Any fill disturbs a model somewhat; whether that is all, equal
--- regions elsewhere tell when the finding is tested. What region_mass proposes is left to it.
+-- whose pairs lost all of their margin with it, and copies of a tag share the mass of one. So all regions but the corners are
+-- covered in a sample whatever their mass. A slice must lose $factor times what the other pairs lose, or have the region $factor
+-- times as often as all pairs: where nearly all pairs with an overlay are in one slice, no other pairs are left to compare with. The
+-- whole corpus is compared with nothing. Any fill disturbs a model somewhat; whether that is all, equal regions elsewhere tell
+-- when the finding is tested. What region_mass proposes is left to it.
 -- Returns the offending slices, strongest first; effect is the loss in parts of the slice's mean margin.
 WITH costs AS (
     SELECT *
     FROM slice_costs
     WHERE run_id = $run_id
 ),
+sizes AS (
+    SELECT slice_kind, slice, count(*) AS pairs
+    FROM pair_slices
+    JOIN attributions USING (run_id, pair_id)
+    WHERE run_id = $run_id AND (slice_kind, slice) IN (SELECT (slice_kind, slice) FROM costs)
+    GROUP BY slice_kind, slice
+),
+shares AS (
+    SELECT s.*, s.n / z.pairs AS rate
+    FROM slice_shares AS s
+    JOIN sizes AS z USING (slice_kind, slice)
+    WHERE s.run_id = $run_id
+),
 compared AS (
-    SELECT c.*, (w.drop * w.n - c.drop * c.n) / nullif(w.n - c.n, 0) AS elsewhere, w.n - c.n AS others
+    SELECT s.*, c.n AS covered, c.drop, c.margin, (w.drop * w.n - c.drop * c.n) / nullif(w.n - c.n, 0) AS elsewhere, w.n - c.n AS others
     FROM costs AS c
     JOIN costs AS w ON w.region = c.region AND w.slice_kind = 'corpus'
+    JOIN shares AS s ON (s.region, s.slice_kind, s.slice) = (c.region, c.slice_kind, c.slice)
 )
-SELECT s.region, s.slice_kind, s.slice, s.n, s.share, s.area, c.drop / c.margin AS effect
+SELECT c.region, c.slice_kind, c.slice, c.n, c.share, c.area, c.drop / c.margin AS effect
 FROM compared AS c
-JOIN slice_shares AS s USING (run_id, region, slice_kind, slice)
-WHERE c.n >= $min_pairs AND c.margin > 0 AND c.drop >= 0.1 * c.margin AND s.effect < $factor
-    AND (c.slice_kind = 'corpus' OR c.others >= $min_pairs AND c.drop >= $factor * c.elsewhere)
-ORDER BY c.drop / c.margin DESC, s.region, s.slice_kind, s.slice;
+JOIN shares AS everywhere ON everywhere.region = c.region AND everywhere.slice_kind = 'corpus'
+WHERE c.covered >= $min_pairs AND c.margin > 0 AND c.drop >= 0.1 * c.margin AND c.effect < $factor
+    AND (
+        c.slice_kind = 'corpus'
+        OR c.others >= $min_pairs AND c.drop >= $factor * c.elsewhere
+        OR c.rate >= $factor * everywhere.rate
+    )
+ORDER BY c.drop / c.margin DESC, c.region, c.slice_kind, c.slice;

@@ -1,11 +1,12 @@
 -- A stamp that lies over most of an image occurs $factor times as often in a slice as in all pairs.
 -- Grain: region and slice of one run. Parameters: $run_id, $factor, $min_pairs.
 -- Over half of the image no share of mass is twice that of the area, so that mass cannot propose such a mark: its company does.
+-- Where regions were covered in a sample, region_cost proposes by both what covering costs and how often a slice has the overlay.
 -- Returns the offending slices, strongest first; effect is the ratio of the two rates, n counts the pairs that have the mark.
 WITH marked AS (
     SELECT region
     FROM stamps
-    WHERE run_id = $run_id AND spread
+    WHERE run_id = $run_id AND spread AND region NOT IN (SELECT region FROM slice_costs WHERE run_id = $run_id)
 ),
 sizes AS (
     SELECT slice_kind, slice, count(*) AS pairs

@@ -1,4 +1,4 @@
--- One row per screened pair and region (frame, boxes, masks, columns): the loss of margin when the region is covered.
+-- One row per screened pair and region (all but corners): the loss of margin when the region is covered.
 -- The region is covered with the mean of its surroundings. Screening runs before flagging, on a sample of each slice,
 -- without controls.
 CREATE TABLE screenings (

@@ -59,6 +59,10 @@ class FoilFinder:
         """Return whether two captions of the corpus have different sets of content words."""
         return self._content[caption] != self._content[other]
 
+    def share_words(self, caption: str, other: str) -> bool:
+        """Return whether two captions have a content word in common."""
+        return bool((words_of(caption) - self._common) & words_of(other))
+
     def find(
         self, caption: str, pair_id: str, slice_kind: str, slice_name: str, count: int, accept: Accept | None = None
     ) -> list[str]:

@@ -32,6 +32,7 @@ class RegionSample:
     contents: Sequence[str]  # identifies the pixels of each image
     masks: NDArray[np.bool_]  # (pairs, 1 + controls, height, width): region and controls; empty where there are fewer
     hosts: Sequence[list[str]]  # up to `HOSTS` pairs with different captions; the image of the first one is readable
+    foil_captions: Sequence[Sequence[str]]  # captions of the foils of each pair
     clean: Numbers  # embeddings of the images, (pairs, embed)
     own: Numbers  # embeddings of the pairs' captions, (pairs, embed)
     foils: Numbers  # embeddings of the foils, (pairs, foils, embed)
@@ -117,6 +118,7 @@ class RegionInterventions:
             [samples.content_of(pair_id) for pair_id in pair_ids],
             _pad(masks),
             hosts,
+            foils,
             clean=np.stack(samples.embed_pairs(pair_ids)),
             own=samples.embed_captions([samples.caption_of(pair_id) for pair_id in pair_ids]),
             foils=np.stack([samples.embed_captions((own * count)[:count]) for own in foils]),
@@ -126,11 +128,13 @@ class RegionInterventions:
         """Yield how much each pair's margin falls if the region is covered with the fill `mean`. There are no controls.
 
         A pair is left out if the region covers none or all of its image, its image can no longer be read, or it has no
-        foil.
+        foil. Foils share no content word with the caption, if there are such: with foils that say nearly the same as
+        the caption, a cue for what both say would count for little.
         """
         found: list[tuple[Any, ...]] = []
         for pair_id, image in zip(pair_ids, self._samples.read_images(pair_ids), strict=True):
-            mask, foils = self._region_mask(pair_id, boxes), self._find_foils(pair_id, "any", "")
+            mask, foils = self._region_mask(pair_id, boxes), self._find_foils(pair_id, "corpus", "")
+            foils = foils or self._find_foils(pair_id, "any", "")
             if mask.any() and not mask.all() and foils and image is not None:
                 found.append((pair_id, image, mask[None], [], foils))
         if found:
@@ -180,12 +184,31 @@ class RegionInterventions:
     def margins(self, sample: RegionSample, fill: Fill) -> Margins:
         """Measure the margins of a sample with one fill. With the fill `swap` they are means over each pair's hosts."""
         if fill == "swap":
-            hosts = (self._choose_hosts(sample, turn) for turn in range(max(map(len, sample.hosts))))
-            margins = np.mean([sample.margin(self._embed_covered(sample, fill, host)) for host in hosts], axis=0)
+            turns = [self._choose_hosts(sample, turn) for turn in range(max(map(len, sample.hosts)))]
+            samples = [self._leave_out_foils(sample, hosts) for hosts in turns]
+            clean = np.mean([one.margin(one.clean) for one in samples], axis=0)
+            margins = np.mean(
+                [one.margin(self._embed_covered(one, fill, hosts)) for one, hosts in zip(samples, turns, strict=True)],
+                axis=0,
+            )
         else:
-            margins = sample.margin(self._embed_covered(sample, fill))
+            clean, margins = sample.margin(sample.clean), sample.margin(self._embed_covered(sample, fill))
         present: NDArray[np.bool_] = np.any(sample.masks[:, 1:], axis=(2, 3))
-        return Margins(sample.margin(sample.clean), margins[:, 0], np.where(present, margins[:, 1:], np.nan))
+        return Margins(clean, margins[:, 0], np.where(present, margins[:, 1:], np.nan))
+
+    def _leave_out_foils(self, sample: RegionSample, hosts: Sequence[str]) -> RegionSample:
+        """Return the sample without the foils that share a content word with the caption of a pair's host.
+
+        Such a foil would measure what the host's pixels add, such as a finding of the host, and not what they replace.
+        A pair with no other foils keeps them. Another foil takes the place of a foil, since only the best one counts.
+        """
+        kept = sample.foils.copy()
+        for foils, captions, host in zip(kept, sample.foil_captions, hosts, strict=True):
+            caption = self._samples.caption_of(host)
+            apart = [i for i, foil in enumerate(captions) if not self._samples.foils.share_words(foil, caption)]
+            if apart:
+                foils[:] = foils[np.resize(apart, len(foils))]
+        return replace(sample, foils=kept)
 
     def minimal_differences(self, sample: RegionSample, fill: Fill) -> Numbers | None:
         """Measure the loss against minimal foils alone, of the pairs that have any; None if no pair has.
@@ -198,7 +221,9 @@ class RegionInterventions:
         count, foils = self._settings.foils, sample.foils.copy()
         for number in np.flatnonzero(has).tolist():
             foils[number] = self._samples.embed_captions((sample.minimal_foils[number] * count)[:count])
-        differences: Numbers = self.margins(replace(sample, foils=foils), fill).differences()[has]
+        captions = [few or all_ for few, all_ in zip(sample.minimal_foils, sample.foil_captions, strict=True)]
+        minimal = replace(sample, foils=foils, foil_captions=captions)
+        differences: Numbers = self.margins(minimal, fill).differences()[has]
         return differences
 
     def transplant(self, sample: RegionSample) -> Numbers | None:

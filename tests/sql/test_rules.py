@@ -456,6 +456,24 @@ def test_a_region_is_not_proposed_by_its_cost_where(hand_written_run, drops, giv
     assert "sick" not in find_costs(hand_written_run, drops, HALVES, **given), why
 
 
+@pytest.mark.parametrize(("others", "proposed"), [(3, True), (4, False)])
+def test_a_region_that_few_other_pairs_have_is_proposed_by_its_cost_and_frequency(hand_written_run, others, proposed):
+    """Half of the sick pairs have it, and `others` of 16 other pairs: too few to compare what covering it costs."""
+    hand_written_run.add_pairs(["sick"] * 8 + ["well"] * 16)
+    hand_written_run.add_attributions([[1.0]] * 24, (1, 1))
+    pairs = [f"pair-{number:04d}" for number in (*range(4), *range(8, 8 + others))]
+    shares = [{"pair_id": pair_id, "region": "stamp 1", "share": 0.1, "area": 0.1, "nats": 1.0} for pair_id in pairs]
+    hand_written_run.write_table("region_shares", [row | {"side": "image"} for row in shares])
+    costs = [{"pair_id": pair_id, "region": "stamp 1", "margin": 0.5, "drop": 0.3} for pair_id in pairs]
+    hand_written_run.write_table("screenings", costs)
+    with hand_written_run.connect() as connection:
+        chosen = {"run_id": hand_written_run.run_id, "factor": 1.7, "min_pairs": 4}
+        findings = sql.rows(connection, "rules/region_cost", **chosen)
+    # 1/2 of the slice against 7/24 or 8/24 of all pairs
+    expected = [("all pairs", 4 + others, 0.6)] + [("sick", 4, 0.6)] * proposed
+    assert [(row["slice"], row["n"], pytest.approx(row["effect"])) for row in findings] == expected
+
+
 def test_a_region_that_was_screened_is_not_compared(hand_written_run):
     find_costs(hand_written_run, [0.0] * 10, HALVES)
     hand_written_run.add_shares("frame", [0.27] * 4 + [0.09] * 6, 0.19)
@@ -489,6 +507,15 @@ def test_a_large_overlay_is_found_by_its_frequency(hand_written_run):
         assert sql.rows(connection, "rules/spread_stamp", **chosen, min_pairs=4) == []
     # 3 of 4 against 3 of 16
     assert [(row["region"], row["slice"], row["n"], row["effect"]) for row in findings] == [("stamp 1", "bad", 3, 4)]
+
+
+def test_the_frequency_of_an_overlay_that_was_screened_is_left_to_its_cost(hand_written_run):
+    test_a_large_overlay_is_found_by_its_frequency(hand_written_run)
+    costs = [{"pair_id": f"pair-{n:04d}", "region": "stamp 1", "margin": 0.5, "drop": 0.0} for n in range(3)]
+    hand_written_run.write_table("screenings", costs)
+    with hand_written_run.connect() as connection:
+        chosen = {"run_id": hand_written_run.run_id, "factor": 2.0, "min_pairs": 3}
+        assert sql.rows(connection, "rules/spread_stamp", **chosen) == []
 
 
 @pytest.mark.parametrize(("common", "expected"), [(1, None), (3, "horse")])

@@ -314,3 +314,22 @@ def test_finding_of_two_rules_is_one_test_with_one_verdict(run_with_findings, us
     for row in rows:
         earlier = before[row["region"], row["fill"]]
         assert all(row[key] == earlier[key] for key in ("effect", "low", "q", "tests", "confirmed"))
+
+
+def test_foils_that_name_what_the_other_image_shows_do_not_count_when_pixels_are_swapped(
+    run_with_findings, use_toy_model
+):
+    """Pixels of a normal chest must not count against the pair because "normal chest" is among its foils."""
+    run, plan = run_with_findings
+    use_toy_model(1.0)
+    interventions = RegionInterventions(load_samples(run, plan))
+    sample = interventions.sample_claim(("corner top-left", "word", "shadow"), [f"pair-{n:04d}" for n in range(24)])
+    normal, heart = interventions._samples.embed_captions(["normal chest", "large heart"])
+    hosts = {name: [f"pair-{number:04d}"] * 24 for name, number in (("shadow", 29), ("normal", 30), ("heart", 59))}
+    foils = {name: interventions._leave_out_foils(sample, pairs).foils for name, pairs in hosts.items()}
+    np.testing.assert_array_equal(foils["normal"], np.broadcast_to(heart, sample.foils.shape))
+    np.testing.assert_array_equal(foils["heart"], np.broadcast_to(normal, sample.foils.shape))
+    assert {tuple(foil) for foil in foils["shadow"].reshape(-1, 3)} == {tuple(normal), tuple(heart)}
+    only_normal = replace(sample, foil_captions=[["normal chest"]] * 24)  # no other foil: it is kept
+    kept = interventions._leave_out_foils(only_normal, hosts["normal"])
+    np.testing.assert_array_equal(kept.foils, sample.foils)

@@ -7,6 +7,9 @@ import pytest
 import sql
 from tasks.confirm import confirm
 from tasks.flag import flag
+from tasks.interventions.foils import FoilFinder
+from tasks.interventions.regions import RegionInterventions
+from tasks.interventions.samples import load_samples
 from tasks.screen import screen
 from tasks.settings import AlertsConfig, ConfirmConfig
 
@@ -57,6 +60,19 @@ def test_costs_are_those_of_the_pairs(run_with_findings, use_toy_model):
     assert costs["corner top-right", "shadow"]["drop"] == pytest.approx(0, abs=1e-6)
 
 
+def test_foils_that_say_nearly_the_same_do_not_hide_what_a_region_costs(run_with_findings, use_toy_model):
+    """The toy model cannot tell two captions with a shadow apart, so that the margin between them is zero."""
+    run, plan = run_with_findings
+    use_toy_model(1.0)
+    interventions = RegionInterventions(load_samples(run, plan))
+    captions = ["a shadow", "large shadow", "normal chest", "large heart"]
+    interventions._samples.foils = FoilFinder(captions, plan.seed)
+    (row,) = interventions.screen(["pair-0000"], {None: [(0.0, 0.0, 0.25, 0.25)]})
+    assert row["drop"] > 0.1
+    interventions._samples.foils = FoilFinder(captions[:2], plan.seed)  # no other foils
+    assert list(interventions.screen(["pair-0000"], {None: [(0.0, 0.0, 0.25, 0.25)]})) == []
+
+
 def test_a_pair_that_cannot_be_measured_is_left_out(run_with_findings, use_toy_model):
     run, plan = run_with_findings
     (plan.inputs.corpus.root / "3.png").write_bytes(b"no image any more")
@@ -64,12 +80,30 @@ def test_a_pair_that_cannot_be_measured_is_left_out(run_with_findings, use_toy_m
     assert screen.fn(run, plan) == 53 * 5
 
 
-def test_region_of_the_whole_image_is_not_covered(run_with_findings, use_toy_model):
+def test_a_region_is_covered_in_the_pairs_that_have_it_if_they_are_enough_for_a_slice(run_with_findings, use_toy_model):
     run, plan = run_with_findings
-    run.add_regions(("everything", (0, 0, 1, 1)), ("own", (0, 0, 0.5, 0.5), "pair-0003"))
+    pairs = [f"pair-{number:04d}" for number in range(plan.min_pairs)]
+    own = [("own", (0, 0, 0.5, 0.5), pair_id) for pair_id in pairs]
+    rare = [("rare", (0, 0, 0.5, 0.5), pair_id) for pair_id in pairs[1:]]
+    run.add_regions(("everything", (0, 0, 1, 1)), *own, *rare)  # a region of the whole image cannot be covered
     use_toy_model(1.0)
     screen.fn(run, plan)
-    assert [(row["region"], row["pair_id"]) for row in query_rows(run, "FROM screenings")] == [("own", "pair-0003")]
+    assert [(row["region"], row["pair_id"]) for row in query_rows(run, "FROM screenings ORDER BY pair_id")] == [
+        ("own", pair_id) for pair_id in pairs
+    ]
+
+
+@pytest.mark.parametrize("kind", ["detected", "recurrent", "corner"])
+def test_detected_regions_and_overlays_are_covered_and_corners_are_not(run_with_findings, use_toy_model, kind):
+    run, plan = run_with_findings
+    boxes = [("own", (0, 0, 0.25, 0.25), f"pair-{number:04d}") for number in range(30)]  # those with a shadow
+    run.add_regions(*boxes, kind=kind)
+    use_toy_model(1.0)
+    screen.fn(run, plan)
+    flag.fn(run, ALERTS, {})
+    # No other pair has the region, so there is nothing to compare with but how often.
+    findings = {(row["rule"], row["slice"]) for row in query_rows(run, "FROM findings")}
+    assert findings == (set() if kind == "corner" else {("region_cost", one) for one in ("shadow", "a", "all pairs")})
 
 
 def test_screening_is_off_if_confirmation_is_disabled(run_with_findings, use_toy_model):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import find_objects, label
 
 from m2ib.analysis.controls import make_control_masks
 from m2ib.analysis.masks import count_touched_borders, is_frame, rasterize_boxes
@@ -122,6 +123,42 @@ def test_controls_have_the_same_distance_from_the_border():
     assert rings[0][2, 2:38].all()  # the first ring is just inside the frame
 
 
+def test_controls_of_a_strip_have_its_distance_from_the_border():
+    strip = box_mask([(0, 0.9, 1, 1)], 40, 40)
+    controls = make_control_masks(strip, 4, "pair")
+    assert len(controls) == 3
+    for control in controls:
+        assert control.sum() == strip.sum()
+        assert not (control & strip).any()
+        assert count_touched_borders(control) >= 2
+        assert (~control[5:-5, 5:-5]).all()  # at most a pixel deeper than the strip, which has the corners of the image
+
+
+TAGS = {
+    "top-left": (0.05, 0.05, 0.35, 0.15), "top-right": (0.65, 0.075, 0.95, 0.175),
+    "bottom-left": (0.025, 0.85, 0.325, 0.95), "bottom-right": (0.675, 0.825, 0.975, 0.925),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        ("top-left", "bottom-right"), ("top-left", "top-right"), ("top-left", "bottom-left"),
+        ("top-left", "top-right", "bottom-left"), tuple(TAGS),
+    ],
+)  # fmt: skip
+def test_copies_of_a_tag_are_moved_each_on_its_own(places):
+    boxes = [TAGS[place] for place in places]
+    mask = box_mask(boxes, 80, 80)
+    controls = make_control_masks(mask, 4, "pair")
+    assert len(controls) >= 3
+    for control in controls:
+        assert control.sum() == mask.sum()
+        assert not (control & mask).any()
+        moved = find_objects(label(control)[0])
+        assert all(min(y.start, 80 - y.stop, x.start, 80 - x.stop) <= 6 for y, x in moved)  # as near to the border
+
+
 def test_controls_depend_only_on_the_key():
     mask = box_mask(ISLAND, 40, 40)
     first, repeated, other = (np.stack(make_control_masks(mask, 4, key)) for key in ("a", "a", "b"))
@@ -207,7 +244,7 @@ def test_controls_of_a_pattern_over_the_image_are_between_its_strokes():
 @pytest.mark.parametrize("seed", [1, 2])
 def test_controls_of_a_pattern_over_the_image_differ(seed):
     # Strokes so broad that where one copy fits, those a pixel beside it fit too.
-    mask = np.kron(np.random.default_rng(seed).random((8, 8)) < 0.2, np.ones((5, 5), dtype=bool))
+    mask = np.kron(np.random.default_rng(seed).random((16, 16)) < 0.2, np.ones((5, 5), dtype=bool))
     assert count_touched_borders(mask) == 4
     controls = make_control_masks(mask, 4, "a")
     assert len(controls) == 4

@@ -70,7 +70,8 @@ def test_foils_that_say_nearly_the_same_do_not_hide_what_a_region_costs(run_with
     (row,) = interventions.screen(["pair-0000"], {None: [(0.0, 0.0, 0.25, 0.25)]})
     assert row["drop"] > 0.1
     interventions._samples.foils = FoilFinder(captions[:2], plan.seed)  # no other foils
-    assert list(interventions.screen(["pair-0000"], {None: [(0.0, 0.0, 0.25, 0.25)]})) == []
+    (row,) = interventions.screen(["pair-0000"], {None: [(0.0, 0.0, 0.25, 0.25)]})
+    assert row["drop"] == pytest.approx(0)
 
 
 def test_a_pair_that_cannot_be_measured_is_left_out(run_with_findings, use_toy_model):

@@ -57,15 +57,22 @@ def batches(connection: Connection, name: str, **parameters: Any) -> Iterator[pa
             yield pa.Table.from_batches([batch])
 
 
-def materialize(connection: Connection, view: str) -> None:
-    """Compute the rows of a view once, for all later queries of a connection.
+def materialize(connection: Connection, view: str, name: str, **parameters: Any) -> None:
+    """Replace a view by the rows of a query, for all later queries of a connection.
 
     Args:
         connection: Connection from `connect`.
         view: Name of the view.
+        name: The SQL file of the query, as `folder/name`, without `.sql`.
+        parameters: Values of the query's named parameters.
     """
-    text = f'CREATE TABLE main.computed AS FROM "{view}"; DROP VIEW "{view}"; ALTER TABLE computed RENAME TO "{view}"'
-    _execute(connection, text, lambda cursor: cursor.execute(text))
+    computed = table(connection, name, **parameters)
+
+    def run(cursor: Connection) -> None:
+        cursor.from_arrow(computed).create("main.computed")
+        cursor.execute(f'DROP VIEW "{view}"; ALTER TABLE computed RENAME TO "{view}"')
+
+    _execute(connection, view, run)
 
 
 def read(connection: Connection, text: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:

@@ -3,7 +3,8 @@
 Regions are covered and phrases left out. The p values of all tests of a run are adjusted together.
 """
 
-from collections import defaultdict
+import contextlib
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cache, partial
@@ -16,44 +17,118 @@ from tasks.execution import TASK_OPTIONS
 from tasks.interventions.phrases import PhraseInterventions
 from tasks.interventions.regions import RegionInterventions
 from tasks.interventions.samples import InterventionPlan, NotMeasurableError, Samples, load_samples
-from tasks.interventions.statistics import Evidence, adjust_p_values, bootstrap_interval, evaluate, explain_failure
+from tasks.interventions.statistics import (
+    LEAST_OUTSIDE,
+    Evidence,
+    adjust_p_values,
+    contrast_p,
+    evaluate,
+    explain_failure,
+    mean_interval,
+    plan_looks,
+)
 from tasks.lake.run import Run
 from tasks.parts import Part, Rows, chunks, make_parts, remove_parts
 from tasks.records import Claim, claim_of
 
+HOTTEST_CORNER = "hottest corner"
 _PHRASES_PER_PART = 32
+_INPUTS = ("pair_ids", "outside_ids", "threshold")
 
 
 def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: InterventionPlan) -> Iterator[dict[str, Any]]:
     """Test a finding with `RegionInterventions` or `PhraseInterventions`, one fill after the other.
 
-    The first fill that fails ends the test, because a finding must pass with every fill. Yield a row for each fill,
-    with the statistics of its `Evidence`, or with the `reason` why there is none.
+    The first fill that fails ends the test, because a finding must pass with every fill. If all pass, the slice is
+    compared with units outside of it, and the transplant is measured. Yield a row for each fill, with the statistics of
+    its `Evidence`, or with the `reason` why there is none.
     """
-    claim, settings, seed = claim_of(finding), plan.confirm, plan.seed
-    row: dict[str, Any] = {key: value for key, value in finding.items() if key != "pair_ids"} | {"n": 0, "reason": None}
+    claim, settings = claim_of(finding), plan.confirm
+    row = {key: value for key, value in finding.items() if key not in _INPUTS} | {"n": 0, "reason": None}
+    found: list[dict[str, Any]] = []
     try:
         sample = interventions.sample_claim(claim, finding["pair_ids"])
-        if (rises := interventions.transplant(sample)) is not None:
-            low, high = bootstrap_interval(rises, "transplant", seed, *claim)
-            row |= {"transplant_rise": float(rises.mean()), "transplant_n": len(rises)}
-            row |= {"transplant_low": low, "transplant_high": high}
     except NotMeasurableError as error:
         row["reason"] = str(error)
     for fill in interventions.fills:
         if row["reason"] is not None:
-            yield row | {"fill": fill}
+            found.append(row | {"fill": fill})
             continue
-        evidence = evaluate(interventions.margins(sample, fill), settings.floor_share, fill, seed, *claim)
+        evidence, looks, reason = _test_fill(interventions, sample, fill, plan, finding["threshold"], *claim)
         minimal: dict[str, Any] = {}
-        if finding["side"] == "image" and (values := interventions.minimal_differences(sample, fill)) is not None:
-            low, high = bootstrap_interval(values, "minimal", fill, seed, *claim)
-            minimal = {"minimal_n": len(values), "minimal_effect": float(values.mean())}
-            minimal |= {"minimal_low": low, "minimal_high": high}
-        yield row | {"fill": fill, **asdict(evidence), **minimal}
+        if finding["side"] == "image":
+            values = interventions.minimal_differences(sample.first_units(evidence.units), fill)
+            if values is not None:
+                low, high = mean_interval(values)
+                minimal = {"minimal_n": len(values), "minimal_effect": float(values.mean())}
+                minimal |= {"minimal_low": low, "minimal_high": high}
+        found.append(row | {"fill": fill, **asdict(evidence), **minimal, "looks": looks, "reason": reason})
         # q is never less than p: a test that fails by p fails.
-        if explain_failure(evidence, evidence.p, settings.level):
+        if reason or explain_failure(evidence, evidence.p, settings.level):
             row["reason"] = f"not measured: all fills must pass, and the fill {fill} did not; see its row"
+    common: dict[str, Any] = {}
+    if row["reason"] is None:
+        used = sample.first_units(found[0]["units"])
+        common = _compare_outside(finding, interventions, used)
+        if (rises := interventions.transplant(sample)) is not None:
+            low, high = mean_interval(rises)
+            common |= {"transplant_rise": float(rises.mean()), "transplant_n": len(rises)}
+            common |= {"transplant_low": low, "transplant_high": high}
+    yield from (one | common for one in found)
+
+
+def _test_fill(
+    interventions: Any, sample: Any, fill: str, plan: InterventionPlan, threshold: float, *key: str
+) -> tuple[Evidence, int, str | None]:
+    """Test a sample with one fill, in looks at more and more of its units.
+
+    Returns the statistics of the last look with the p value of all looks, their number, and why the test ended without
+    success, if it did. `threshold` is a level at which the test passes whatever the run's other tests show.
+    """
+    units, p = int(sample.units.max()) + 1, 1.0
+    for number, look in enumerate(plan_looks(units), start=1):
+        margins = interventions.margins(sample.first_units(look.units), fill)
+        evidence = evaluate(margins, plan.confirm.floor_share, fill, plan.seed, *key)
+        if evidence.p > look.futile:
+            reason = (
+                f"ended after {look.units} of {units} units: got p = {evidence.p:.2g}, expected at most {look.futile}"
+            )
+            return replace(evidence, p=1.0), number, reason
+        p = min(p, evidence.p / look.weight) if look.weight else p
+        if look.weight and explain_failure(replace(evidence, p=p), p, threshold) is None:
+            break
+    return replace(evidence, p=p), number, None
+
+
+def _compare_outside(finding: Mapping[str, Any], interventions: Any, sample: Any) -> dict[str, Any]:
+    """Compare the effect in a slice with that in units outside of it that have the region, with the first fill.
+
+    Where there are fewer than `LEAST_OUTSIDE` such units, `outside_p` is None.
+    """
+    outside = None
+    with contextlib.suppress(NotMeasurableError):
+        other_claim = (finding["region"], "any", "")
+        outside = interventions.sample_claim(other_claim, finding["outside_ids"]) if finding["outside_ids"] else None
+    units = 0 if outside is None else int(outside.units.max()) + 1
+    if units < LEAST_OUTSIDE:
+        return {"outside_units": units}
+    fill = interventions.fills[0]
+    inside, other = (interventions.margins(one, fill).differences() for one in (sample, outside))
+    return {"outside_units": units, "outside_effect": float(other.mean()), "outside_p": contrast_p(inside, other)}
+
+
+def _explain_comparison(row: Mapping[str, Any], level: float) -> str | None:
+    """Return one sentence on why the comparison with units outside of the slice failed, or None if it did not."""
+    p = row.get("outside_p")
+    if p is not None and p >= level:
+        return (
+            f"got a score loss of {row['outside_effect']:.4f} in {row['outside_units']} units outside of the slice "
+            f"(p = {p:.3g}), expected less than in the slice"
+        )
+    if p is None and row["region"] == HOTTEST_CORNER and "p" in row:
+        # Its corner was chosen by the map, pair by pair: only another argmax is like it.
+        return f"got {row.get('outside_units', 0)} units outside of the slice, expected at least {LEAST_OUTSIDE}"
+    return None
 
 
 def _evidence_of(row: Mapping[str, Any]) -> Evidence | None:
@@ -61,35 +136,42 @@ def _evidence_of(row: Mapping[str, Any]) -> Evidence | None:
     return Evidence(**{one.name: row[one.name] for one in fields(Evidence)}) if "p" in row else None
 
 
-def _adjust(rows: Sequence[Mapping[str, Any]], screened: Iterable[Claim]) -> dict[Claim, float]:
+def _adjust(rows: Sequence[Mapping[str, Any]], screened: Iterable[Claim], level: float) -> dict[Claim, float]:
     """Return the q value of each claim, where a claim is a region (or phrase) in a slice.
 
-    All fills must pass, so the p of a claim is the largest p of its fills (an intersection-union test; Berger,
-    Technometrics 24, 1982), and 1 if a fill was not measured after a failure. A claim is one test, however many rules
-    propose it. A claim for which nothing could be measured is no test. Screened claims that no rule proposed count as
-    tests with p = 1, because rules selected the proposed claims by the losses that the screening measured on the same
-    pairs.
+    All fills and the comparison with other units must pass, so the p of a claim is the largest p of these (an
+    intersection-union test; Berger, Technometrics 24, 1982), and 1 if a fill was not measured after a failure. A claim
+    is one test, however many rules propose it. A claim for which nothing could be measured is no test. Screened claims
+    that no rule proposed count as tests with p = 1 where rules selected by losses measured on the tested units.
     """
     measured = {claim_of(row) for row in rows if "p" in row}
     p = dict.fromkeys(screened, 1.0) | dict.fromkeys(measured, 0.0)
     for row in rows:
         if (claim := claim_of(row)) in measured:
-            p[claim] = max(p[claim], row.get("p", 1.0))
-    return dict(zip(p, adjust_p_values(list(p.values())), strict=True))
+            p[claim] = max(p[claim], row.get("p", 1.0), row.get("outside_p") or 0.0)
+    return dict(zip(p, adjust_p_values(list(p.values()), [region for region, *_ in p], level), strict=True))
 
 
 def _judge(rows: Sequence[dict[str, Any]], screened: Iterable[Claim], level: float) -> list[dict[str, Any]]:
     """Return the rows of all tests with `passed` (the row's fill passed) and `confirmed` (every fill passed)."""
-    q = _adjust(rows, screened)
+    q = _adjust(rows, screened, level)
     failed: set[Claim] = set()
     for row in rows:
         claim = claim_of(row)
         if evidence := _evidence_of(row):
-            row |= {"q": q[claim], "reason": explain_failure(evidence, q[claim], level)}
+            row["q"] = q[claim]
+            row["reason"] = (
+                row["reason"] or _explain_comparison(row, level) or explain_failure(evidence, q[claim], level)
+            )
         row |= {"tests": len(q), "passed": row["reason"] is None}
         if not row["passed"]:
             failed.add(claim)
     return [row | {"confirmed": claim_of(row) not in failed} for row in rows]
+
+
+def _screened_claims(connection: sql.Connection, run: Run, plan: InterventionPlan) -> list[Claim]:
+    rows = sql.rows(connection, "derive/screened_slices", run_id=run.run_id, min_pairs=plan.min_pairs)
+    return [claim_of(row) for row in rows]
 
 
 def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
@@ -98,13 +180,18 @@ def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
         return []
     with run.connect() as connection:
         findings = sql.rows(connection, "derive/findings_to_confirm", run_id=run.run_id)
-        limits = {"seed": plan.seed, "limit": plan.confirm.pairs}
-        samples = sql.rows(connection, "derive/claim_samples", run_id=run.run_id, **limits)
-    pairs = {claim_of(row): row["pair_ids"] for row in samples}
-    findings = [finding | {"pair_ids": pairs.get(claim_of(finding), [])} for finding in findings]
+        limits = {"seed": plan.seed, "min_pairs": plan.min_pairs, "limit": plan.confirm.pairs}
+        rows = sql.rows(connection, "derive/claim_samples", run_id=run.run_id, **limits)
+        claims = {*map(claim_of, findings), *_screened_claims(connection, run, plan)}
+    samples = {claim_of(row): row for row in rows}
+    sizes = Counter(region for region, *_ in claims)
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for finding in findings:
-        groups["" if finding["side"] == "text" else finding["region"]].append(finding)
+        sample = samples.get(claim_of(finding), {"pair_ids": [], "outside_ids": [], "split": False})
+        # The smallest threshold that the tests of the run can have; see `adjust_p_values`.
+        threshold = plan.confirm.level / (len(sizes) * sizes[finding["region"]])
+        work = finding | {key: sample[key] for key in ("pair_ids", "outside_ids", "split")} | {"threshold": threshold}
+        groups["" if finding["side"] == "text" else finding["region"]].append(work)
     phrases = groups.pop("", [])
     return make_parts(run, "confirm", [*groups.values(), *chunks(phrases, _PHRASES_PER_PART)])
 
@@ -140,11 +227,11 @@ def confirm(run: Run, plan: InterventionPlan) -> int:
     """
     parts = plan_tests(run, plan)
     tests = [row for part in parts for row in _test_part(run, plan, part)]
-    screened: list[dict[str, Any]] = []
+    screened: list[Claim] = []
     if plan.confirm.enabled:
         with run.connect() as connection:
-            screened = sql.rows(connection, "derive/screened_slices", run_id=run.run_id, min_pairs=plan.min_pairs)
-    rows = _judge(tests, map(claim_of, screened), plan.confirm.level)
+            screened = _screened_claims(connection, run, plan)
+    rows = _judge(tests, screened, plan.confirm.level)
     run.write_table("confirmations", rows)
     remove_parts(run, "confirm")
     return len({claim_of(row) for row in rows if row["confirmed"]})

@@ -50,7 +50,9 @@ def _apply_rules(
     """Return the findings of all rules, a sentence about each custom rule that failed, and the names of these rules."""
     warnings, failed = [], []
     with changes.connect() as connection:
-        sql.materialize(connection, "slice_shares")  # every rule reads it
+        limits = {"run_id": thresholds["run_id"], "min_pairs": thresholds["min_pairs"]}
+        for name in ("costs", "shares"):  # costs first: its query reads the view of shares
+            sql.materialize(connection, f"slice_{name}", f"derive/proposing_{name}", **limits)
         findings = [
             {**row, "rule": rule, "rule_digest": sql.text_digest(sql.query_text(f"rules/{rule}"))}
             for rule in track(sql.query_names("rules"), description="applying rules")

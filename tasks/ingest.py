@@ -104,7 +104,7 @@ def ingest(
                 rows, reading = _read_rows(corpus, settings, seed, load_detectors(detectors), readers)
             else:
                 rows = corpus.reject_repeated(read_parts(run, reading.parts))
-            _store_rows(run, rows, reading, columns, shard_size, bool(detectors))
+            _store_rows(run, rows, reading, columns, shard_size, bool(detectors), settings.unit)
     remove_parts(run, "ingest")
     return [Shard(index, size) for index, size in enumerate(run.row_group_sizes("pairs"))]
 
@@ -176,6 +176,7 @@ def _store_rows(
     columns: Mapping[str, str],
     shard_size: int,
     has_detectors: bool,
+    unit: str | None,
 ) -> None:
     to_read = reading.corpus_rows - reading.skipped_rows
     batches = track(iter(lambda: list(islice(rows, _ROWS_PER_STEP)), []), to_read, "reading the corpus", steps=len)
@@ -190,6 +191,11 @@ def _store_rows(
             )
             corpus_digest = digest(map(writer.add, chain.from_iterable(batches)))
             writer.flush()
+            if unit and unit not in writer.columns:
+                raise BadInputError(
+                    f"[corpus] unit: no row of the corpus has a value in {unit!r}, columns with values are "
+                    f"{sorted(writer.columns)}; name one of those"
+                )
             missing = set(columns.values()) - writer.columns
             if missing:
                 raise BadInputError(

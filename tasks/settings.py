@@ -55,6 +55,11 @@ class CorpusConfig(Section):
     stratify: str | None = Field(
         None, description="Column whose values contribute equal numbers of rows to the sample."
     )
+    unit: str | None = Field(
+        None,
+        description="Column that names independent units, such as the patient, whose pairs tests count once. "
+        "Default: near-duplicates and pairs of one image are a unit.",
+    )
     max_pixels: int = Field(50_000_000, ge=1, description="Images with more pixels become error rows.")
     max_file_bytes: int = Field(256 * 2**20, ge=1, description="Image files with more bytes become error rows.")
 

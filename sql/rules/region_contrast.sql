@@ -5,20 +5,10 @@
 -- (at $factor 2: 1 / 2 $factor in general). Both are held against the other pairs, and must hold more than their area.
 -- Returns the offending slices, strongest first; effect is the ratio of the two shares. What region_mass proposes is left
 -- to it, as are regions whose cost was looked at to region_cost, and clusters are left out: they are made of the maps.
-WITH corpus AS (
-    SELECT region, n, share
-    FROM slice_shares
-    WHERE run_id = $run_id AND slice_kind = 'corpus' AND side = 'image'
-),
-contrasts AS (
-    SELECT s.*, (c.share * c.n - s.share * s.n) / (c.n - s.n) AS elsewhere
-    FROM slice_shares AS s
-    JOIN corpus AS c USING (region)
-    WHERE s.run_id = $run_id AND s.slice_kind <> 'cluster' AND s.n >= $min_pairs AND c.n - s.n >= $min_pairs
-        AND (s.region = 'frame' OR s.area >= 1 / (2 * $factor))
-        AND s.region NOT IN (SELECT region FROM slice_costs WHERE run_id = $run_id)
-)
 SELECT region, slice_kind, slice, n, share, area, share / greatest(elsewhere, 0.001) AS effect
-FROM contrasts
-WHERE share > area AND share < $factor * area AND share >= $factor * elsewhere
+FROM slice_shares
+WHERE run_id = $run_id AND side = 'image' AND slice_kind <> 'cluster' AND units >= $min_pairs AND others >= $min_pairs
+    AND (region = 'frame' OR area >= 1 / (2 * $factor))
+    AND region NOT IN (SELECT region FROM slice_costs WHERE run_id = $run_id)
+    AND share > area AND share < $factor * area AND share >= $factor * elsewhere
 ORDER BY effect DESC, region, slice_kind, slice;

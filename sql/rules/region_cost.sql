@@ -7,37 +7,27 @@
 -- whole corpus is compared with nothing. Any fill disturbs a model somewhat; whether that is all, equal regions elsewhere tell
 -- when the finding is tested. What region_mass proposes is left to it.
 -- Returns the offending slices, strongest first; effect is the loss in parts of the slice's mean margin.
-WITH costs AS (
-    SELECT *
-    FROM slice_costs
-    WHERE run_id = $run_id
-),
-sizes AS (
+WITH sizes AS (
     SELECT slice_kind, slice, count(*) AS pairs
     FROM pair_slices
     JOIN attributions USING (run_id, pair_id)
-    WHERE run_id = $run_id AND (slice_kind, slice) IN (SELECT (slice_kind, slice) FROM costs)
+    WHERE run_id = $run_id AND (slice_kind, slice) IN (SELECT (slice_kind, slice) FROM slice_costs WHERE run_id = $run_id)
     GROUP BY slice_kind, slice
 ),
-shares AS (
+rates AS (
     SELECT s.*, s.n / z.pairs AS rate
     FROM slice_shares AS s
     JOIN sizes AS z USING (slice_kind, slice)
     WHERE s.run_id = $run_id
-),
-compared AS (
-    SELECT s.*, c.n AS covered, c.drop, c.margin, (w.drop * w.n - c.drop * c.n) / nullif(w.n - c.n, 0) AS elsewhere, w.n - c.n AS others
-    FROM costs AS c
-    JOIN costs AS w ON w.region = c.region AND w.slice_kind = 'corpus'
-    JOIN shares AS s ON (s.region, s.slice_kind, s.slice) = (c.region, c.slice_kind, c.slice)
 )
-SELECT c.region, c.slice_kind, c.slice, c.n, c.share, c.area, c.drop / c.margin AS effect
-FROM compared AS c
-JOIN shares AS everywhere ON everywhere.region = c.region AND everywhere.slice_kind = 'corpus'
-WHERE c.covered >= $min_pairs AND c.margin > 0 AND c.drop >= 0.1 * c.margin AND c.effect < $factor
+SELECT s.region, s.slice_kind, s.slice, s.n, s.share, s.area, c.drop / c.margin AS effect
+FROM slice_costs AS c
+JOIN rates AS s USING (run_id, region, slice_kind, slice)
+JOIN rates AS everywhere ON everywhere.region = s.region AND everywhere.slice_kind = 'corpus'
+WHERE c.run_id = $run_id AND s.units >= $min_pairs AND c.margin > 0 AND c.drop >= 0.1 * c.margin AND s.effect < $factor
     AND (
         c.slice_kind = 'corpus'
         OR c.others >= $min_pairs AND c.drop >= $factor * c.elsewhere
-        OR c.rate >= $factor * everywhere.rate
+        OR s.rate >= $factor * everywhere.rate
     )
-ORDER BY c.drop / c.margin DESC, c.region, c.slice_kind, c.slice;
+ORDER BY c.drop / c.margin DESC, s.region, s.slice_kind, s.slice;

@@ -4,5 +4,5 @@
 -- Returns the offending slices, strongest first. Mass is a proposal, not proof: see docs/reading-an-alert.md.
 SELECT region, slice_kind, slice, n, share, area, effect
 FROM slice_shares
-WHERE run_id = $run_id AND side = 'image' AND n >= $min_pairs AND effect >= $factor AND region <> 'hottest corner'
+WHERE run_id = $run_id AND side = 'image' AND units >= $min_pairs AND effect >= $factor AND region <> 'hottest corner'
 ORDER BY effect DESC, region, slice_kind, slice;

@@ -25,5 +25,5 @@ rates AS (
 SELECT r.region, r.slice_kind, r.slice, r.n, r.share, r.area, r.rate / everywhere.rate AS effect
 FROM rates AS r
 JOIN rates AS everywhere ON everywhere.region = r.region AND everywhere.slice_kind = 'corpus'
-WHERE r.n >= $min_pairs AND r.rate >= $factor * everywhere.rate
+WHERE r.units >= $min_pairs AND r.rate >= $factor * everywhere.rate
 ORDER BY effect DESC, r.region, r.slice_kind, r.slice;

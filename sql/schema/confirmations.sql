@@ -10,14 +10,22 @@ CREATE TABLE confirmations (
     slice VARCHAR,
     fill VARCHAR,              -- image: 'mean', 'blur', 'swap'; text: 'remove', 'replace'
     n BIGINT,                  -- sampled pairs that could be measured
+    units BIGINT,              -- independent units of these pairs; see the view pair_units
+    split BOOLEAN,             -- whether these units differ from those by which a rule proposed the finding
+    looks BIGINT,              -- after how many looks at more and more units the test ended
     margin DOUBLE,             -- mean absolute margin without covering
+    losing DOUBLE,             -- share of the pairs with a negative margin: the model prefers a foil
     drop DOUBLE,               -- mean loss of margin when the region is covered
     control_drop DOUBLE,       -- mean loss of margin when its controls are covered
     effect DOUBLE,             -- drop - control_drop; NULL where nothing could be measured
-    low DOUBLE,                -- 95% bootstrap interval of the effect
+    se DOUBLE,                 -- standard error of the effect over units
+    low DOUBLE,                -- 95% interval of the effect over units (Student's, corrected for skewness)
     high DOUBLE,
-    p DOUBLE,                  -- one-sided Wilcoxon signed-rank test over pairs
-    q DOUBLE,                  -- of the finding: the largest p of its fills, adjusted by Benjamini-Hochberg over the run's tests
+    p DOUBLE,                  -- one-sided exact test over units: the region costs more than its controls
+    outside_units BIGINT,      -- units outside of the slice that have the region and that the slice is compared with; per finding
+    outside_effect DOUBLE,     -- the effect in these units with the first fill; NULL where they are too few
+    outside_p DOUBLE,          -- one-sided Mann-Whitney test: the region costs more in the slice than outside of it
+    q DOUBLE,                  -- of the finding: the largest of these p, adjusted over the run's regions and slices
     tests BIGINT,              -- number of tests of the run: each region or phrase and slice that could be measured
     floor DOUBLE,              -- threshold that the effect had to exceed
     passed BOOLEAN,            -- whether this fill passed

@@ -1,8 +1,28 @@
 -- One row per slice and screened region: mean loss of margin when the region is covered, and mean absolute margin
--- without covering. Slices of kind 'cluster' are left out.
+-- without covering. Slices of kind 'cluster' are left out. `elsewhere` is the mean loss in the `others`: the screened
+-- pairs outside of the slice. Columns that begin with `proposing` use the units that propose alone (see `pair_units`).
 CREATE VIEW slice_costs AS
-SELECT run_id, region, slice_kind, slice, count(*) AS n, exact_mean(drop) AS drop, exact_mean(abs(margin)) AS margin
-FROM stored.screenings
-JOIN pair_slices USING (run_id, pair_id)
-WHERE slice_kind <> 'cluster'
-GROUP BY ALL;
+WITH means AS (
+    SELECT
+        run_id, region, slice_kind, slice,
+        count(*) AS n,
+        count(DISTINCT hash(unit)) AS units,
+        exact_mean(drop) AS drop,
+        exact_mean(abs(margin)) AS margin,
+        count(*) FILTER (WHERE proposes) AS proposing_n,
+        exact_mean(CASE WHEN proposes THEN drop END) AS proposing_drop,
+        exact_mean(CASE WHEN proposes THEN abs(margin) END) AS proposing_margin
+    FROM stored.screenings
+    JOIN pair_units USING (run_id, pair_id)
+    JOIN pair_slices USING (run_id, pair_id)
+    WHERE slice_kind <> 'cluster'
+    GROUP BY ALL
+)
+SELECT
+    s.*,
+    c.n - s.n AS others,
+    (c.drop * c.n - s.drop * s.n) / nullif(c.n - s.n, 0) AS elsewhere,
+    (c.proposing_drop * c.proposing_n - s.proposing_drop * s.proposing_n) / nullif(c.proposing_n - s.proposing_n, 0)
+        AS proposing_elsewhere
+FROM means AS s
+JOIN means AS c ON (c.run_id, c.region, c.slice_kind) = (s.run_id, s.region, 'corpus');

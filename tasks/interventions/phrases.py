@@ -13,10 +13,11 @@ from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from m2ib.analysis import occlusion
 from tasks.interventions.samples import NotMeasurableError, Samples
-from tasks.interventions.statistics import Margins, Numbers, generator, smallest_sample
+from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers, generator
 from tasks.records import Claim
 from tasks.text.boilerplate import phrase_words
 from tasks.text.spans import Span, phrase_span, token_spans
@@ -105,8 +106,16 @@ class PhraseSample:
     """Pairs on which a phrase is tested, with embeddings of their images and of the foils' images."""
 
     versions: list[CaptionVersions]
+    units: NDArray[np.intp]  # number of the caption of each pair, in the order in which captions first occur
     own: Numbers  # (pairs, embed)
     foils: Numbers  # (pairs, foils, embed)
+
+    def first_units(self, count: int) -> "PhraseSample":
+        """Return the part of the sample that belongs to its first `count` units."""
+        chosen = np.flatnonzero(self.units < count)
+        return PhraseSample(
+            [self.versions[i] for i in chosen], self.units[chosen], self.own[chosen], self.foils[chosen]
+        )
 
 
 def replace_spans(caption: str, spans: Sequence[Span], filler: str) -> str:
@@ -172,16 +181,18 @@ class PhraseInterventions:
             foils = [(pair_id, caption) for pair_id, caption in one.foils if images[pair_id] is not None]
             if images[one.pair_id] is not None and foils:
                 found.append(replace(one, foils=foils))
-        smallest, n = smallest_sample(self._settings.level), len(spans_by_pair)
-        if len(found) < smallest:
+        units, n = samples.number_units([one.pair_id for one in found], "caption_unit"), len(spans_by_pair)
+        if len({*units.tolist()}) < LEAST_UNITS:
             raise NotMeasurableError(
-                f"got {len(found)} measurable pairs of {n} ({n - len(versions)} whose caption has no other words or is "
-                f"too long, or for which no other caption of the corpus lacks the phrase; "
-                f"{len(versions) - len(found)} with unreadable images), expected at least {smallest}; a phrase that "
-                "almost every caption has cannot be tested, otherwise check the images and captions of the pairs"
+                f"got {len(found)} measurable pairs of {n} with {len({*units.tolist()})} distinct captions "
+                f"({n - len(versions)} whose caption has no other words or is too long, or for which no other "
+                f"caption of the corpus lacks the phrase; {len(versions) - len(found)} with unreadable images), "
+                f"expected at least {LEAST_UNITS} captions; a phrase that almost every caption has cannot be tested, "
+                "otherwise check the images and captions of the pairs"
             )
         return PhraseSample(
             found,
+            units,
             own=np.stack([images[one.pair_id] for one in found]),
             # Where there are fewer foils they repeat: only the best one counts.
             foils=np.stack([np.stack(([images[foil] for foil, _ in one.foils] * count)[:count]) for one in found]),
@@ -217,7 +228,12 @@ class PhraseInterventions:
 
         def accept(other: str) -> bool:
             longer = (versions.add_words(other, words) for words in (phrase, fillers[0]))
-            return other in without and self._fits(other) and all(map(self._fits, longer))
+            return (
+                other in without
+                and samples.can_be_foil(other, pair_id)
+                and self._fits(other)
+                and all(map(self._fits, longer))
+            )
 
         foils = samples.foils.find(rest, pair_id, slice_kind, slice_name, settings.foils, accept)
         if not foils or not replaced:
@@ -245,7 +261,7 @@ class PhraseInterventions:
             replaced = self._score(sample, [(one.replaced * count)[:count] for one in sample.versions])
             counts = np.array([len(one.replaced) for one in sample.versions])
             gains = np.where(np.arange(count) < counts[:, None], replaced - rest[:, None], np.nan)
-        return Margins(clean, rest, clean[:, None] - gains)
+        return Margins(clean, rest, clean[:, None] - gains, sample.units)
 
     def _gains_of_foils(self, sample: PhraseSample) -> Numbers:
         """Return how much each foil's margin rises when the phrase is added: (pairs, controls), NaN without a foil.

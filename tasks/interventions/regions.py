@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from m2ib.analysis.controls import make_control_masks
 from m2ib.analysis.masks import is_frame, rasterize_boxes
 from m2ib.analysis.occlusion import Fill
 from tasks.interventions.samples import NotMeasurableError, Samples
-from tasks.interventions.statistics import Margins, Numbers, smallest_sample
+from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers
 from tasks.records import Box, Claim
 
 HOSTS = 4
@@ -28,6 +29,7 @@ class RegionSample:
     """Pairs on which a region is tested."""
 
     pair_ids: Sequence[str]
+    units: NDArray[np.intp]  # number of the unit of each pair, in the order in which units first occur
     pixels: Any  # preprocessed images
     contents: Sequence[str]  # identifies the pixels of each image
     masks: NDArray[np.bool_]  # (pairs, 1 + controls, height, width): region and controls; empty where there are fewer
@@ -42,6 +44,17 @@ class RegionSample:
     def area(self) -> float:
         """The share of the image that the region covers, averaged over the pairs."""
         return float(self.masks[:, 0].mean())
+
+    def first_units(self, count: int) -> "RegionSample":
+        """Return the part of the sample that belongs to its first `count` units."""
+        return self.select(np.flatnonzero(self.units < count).tolist())
+
+    def select(self, chosen: Sequence[int]) -> "RegionSample":
+        """Return the part of the sample with the pairs of these numbers."""
+        values: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        for name, value in values.items():
+            values[name] = [value[i] for i in chosen] if isinstance(value, list | tuple) else value[chosen]
+        return RegionSample(**values)
 
     def margin(self, images: Numbers) -> Numbers:
         """Return the margins of versions of the images, given their embeddings, as an array (pairs, *versions)."""
@@ -90,19 +103,17 @@ class RegionInterventions:
                 lost[no_room] += 1
             else:
                 found.append((pair_id, image, np.stack([mask, *controls]), hosts, foils))
-        smallest = smallest_sample(settings.level)
-        if len(found) < smallest:
+        units = len({*samples.number_units([pair_id for pair_id, *_ in found]).tolist()})
+        if units < LEAST_UNITS:
             reasons = ", ".join(f"{number} with {reason}" for reason, number in lost.items() if number)
             raise NotMeasurableError(
-                f"got {len(found)} measurable pairs of {len(pair_ids)}{f' ({reasons})' if reasons else ''}, "
-                f"expected at least {smallest}; check the images and captions of the pairs, or audit a larger corpus"
+                f"got {len(found)} measurable pairs of {len(pair_ids)}{f' ({reasons})' if reasons else ''} in {units} "
+                f"units, expected at least {LEAST_UNITS} units; check the images and captions of the pairs, or audit a "
+                "larger corpus"
             )
         return replace(
             self._embed(found),
-            minimal_foils=[
-                samples.foils.find_minimal(samples.caption_of(pair_id), slice_kind, slice_name, settings.foils)
-                for pair_id, *_ in found
-            ],
+            minimal_foils=[self._find_minimal_foils(pair_id, slice_kind, slice_name) for pair_id, *_ in found],
         )
 
     def _embed(self, pairs: Sequence[tuple[Any, ...]]) -> RegionSample:
@@ -114,6 +125,7 @@ class RegionInterventions:
         pair_ids, images, masks, hosts, foils = zip(*pairs, strict=True)
         return RegionSample(
             pair_ids,
+            samples.number_units(pair_ids),
             samples.prepare_images(images),
             [samples.content_of(pair_id) for pair_id in pair_ids],
             _pad(masks),
@@ -150,7 +162,13 @@ class RegionInterventions:
 
     def _find_foils(self, pair_id: str, slice_kind: str, slice_name: str) -> list[str]:
         caption = self._samples.caption_of(pair_id)
-        return self._samples.foils.find(caption, pair_id, slice_kind, slice_name, self._settings.foils)
+        accept = partial(self._samples.can_be_foil, pair_id=pair_id)
+        return self._samples.foils.find(caption, pair_id, slice_kind, slice_name, self._settings.foils, accept)
+
+    def _find_minimal_foils(self, pair_id: str, slice_kind: str, slice_name: str) -> list[str]:
+        caption, count = self._samples.caption_of(pair_id), self._settings.foils
+        found = self._samples.foils.find_minimal(caption, slice_kind, slice_name, count)
+        return [foil for foil in found if self._samples.can_be_foil(foil, pair_id)]
 
     def _find_hosts(self, pair_id: str, foils: Sequence[str]) -> list[str]:
         """Find up to `HOSTS` pairs with foils as captions; the image of the first is readable. Return [] if none is.
@@ -194,7 +212,7 @@ class RegionInterventions:
         else:
             clean, margins = sample.margin(sample.clean), sample.margin(self._embed_covered(sample, fill))
         present: NDArray[np.bool_] = np.any(sample.masks[:, 1:], axis=(2, 3))
-        return Margins(clean, margins[:, 0], np.where(present, margins[:, 1:], np.nan))
+        return Margins(clean, margins[:, 0], np.where(present, margins[:, 1:], np.nan), sample.units)
 
     def _leave_out_foils(self, sample: RegionSample, hosts: Sequence[str]) -> RegionSample:
         """Return the sample without the foils that share a content word with the caption of a pair's host.
@@ -211,20 +229,17 @@ class RegionInterventions:
         return replace(sample, foils=kept)
 
     def minimal_differences(self, sample: RegionSample, fill: Fill) -> Numbers | None:
-        """Measure the loss against minimal foils alone, of the pairs that have any; None if no pair has.
+        """Measure the loss against minimal foils alone, of the units that have any; None if no pair has.
 
         The covered images are those of `margins`, so that no image is embedded again.
         """
-        has = np.array([bool(captions) for captions in sample.minimal_foils], dtype=np.bool_)
-        if not has.any():
+        has = [number for number, captions in enumerate(sample.minimal_foils) if captions]
+        if not has:
             return None
-        count, foils = self._settings.foils, sample.foils.copy()
-        for number in np.flatnonzero(has).tolist():
-            foils[number] = self._samples.embed_captions((sample.minimal_foils[number] * count)[:count])
-        captions = [few or all_ for few, all_ in zip(sample.minimal_foils, sample.foil_captions, strict=True)]
-        minimal = replace(sample, foils=foils, foil_captions=captions)
-        differences: Numbers = self.margins(minimal, fill).differences()[has]
-        return differences
+        part, count = sample.select(has), self._settings.foils
+        foils = [self._samples.embed_captions((list(captions) * count)[:count]) for captions in part.minimal_foils]
+        minimal = replace(part, foils=np.stack(foils), foil_captions=part.minimal_foils)
+        return self.margins(minimal, fill).differences()
 
     def transplant(self, sample: RegionSample) -> Numbers | None:
         """Measure how much more the margin of a pair's first host rises when the region, and not a control, is pasted.

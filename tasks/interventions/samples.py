@@ -62,8 +62,10 @@ class Samples:
         self._tested_pairs: LRUCache[str, dict[str, Any]] = LRUCache(FOIL_PAIRS)
         self.foils = FoilFinder((row["caption"] for row in pairs), plan.seed)
         self._pairs_by_caption: dict[str, list[str]] = defaultdict(list)
+        self._captions_by_unit: dict[str, set[str]] = defaultdict(set)
         for row in pairs:
             self._pairs_by_caption[row["caption"]].append(row["pair_id"])
+            self._captions_by_unit[row["unit"]].add(row["caption"])
         self._caption_embeddings: dict[str, Numbers] = {}
         self._image_embeddings: dict[str, Any] = {}
         self._covered: OrderedDict[tuple[Any, ...], Numbers] = OrderedDict()
@@ -107,6 +109,20 @@ class Samples:
     def caption_of(self, pair_id: str) -> str:
         """Return the caption of a pair."""
         return str(self._row(pair_id)["caption"])
+
+    def number_units(self, pair_ids: Sequence[str], column: str = "unit") -> NDArray[np.intp]:
+        """Return the number of the unit of each pair, in the order in which units first occur.
+
+        Args:
+            pair_ids: Pairs of a sample.
+            column: Column of the view `pair_units`: `unit`, or `caption_unit` for interventions on captions.
+        """
+        numbers: dict[str, int] = {}
+        return np.array([numbers.setdefault(self._row(each)[column], len(numbers)) for each in pair_ids], np.intp)
+
+    def can_be_foil(self, caption: str, pair_id: str) -> bool:
+        """Return whether no pair in the unit of a pair has a caption, so that those that have it are independent."""
+        return caption not in self._captions_by_unit.get(self._row(pair_id)["unit"], ())
 
     def compute(self, function: Callable[..., Result], *args: Any) -> Result:
         """Call a function in the thread of the model's device."""

@@ -321,7 +321,7 @@ def test_the_strongest_explanation_is_named(hand_written_run):
     assert explanations["all"] == "worst"
 
 
-def flag_hottest_corner(run, maps, captions, **rules):
+def flag_hottest_corner(run, maps, captions, min_pairs=4, **rules):
     """Return the findings of the rule hottest_corner, for corners of a sixteenth of 4 x 4 patches."""
     run.add_pairs(captions)
     run.add_attributions(maps, (4, 4))
@@ -333,7 +333,7 @@ def flag_hottest_corner(run, maps, captions, **rules):
         ],
     )
     for _ in range(2):  # a repeated stage has the same result
-        flag.fn(run, AlertsConfig(factor=2.0, min_pairs=4, examples=1, **rules), {})
+        flag.fn(run, AlertsConfig(factor=2.0, min_pairs=min_pairs, examples=1, **rules), {})
     with run.connect() as connection:
         return sql.read(connection, "FROM findings WHERE rule = 'hottest_corner' ORDER BY effect DESC")
 
@@ -349,7 +349,7 @@ def make_map(*corners, nats=6.0):
 def test_mass_in_different_corners_is_found_although_no_corner_is(hand_written_run):
     # 6 of 21 nats in one corner, 1 of 21 in the others: each corner holds (6 + 3) / 84 of the sick, 1.7 times its area.
     maps = [make_map(number % 4) for number in range(8)] + [make_map()] * 8
-    (finding,) = flag_hottest_corner(hand_written_run, maps, ["sick"] * 8 + ["well"] * 8)
+    (finding,) = flag_hottest_corner(hand_written_run, maps, ["sick"] * 8 + ["well"] * 8, min_pairs=5)
     assert (finding["region"], finding["slice"], finding["n"]) == ("hottest corner", "sick", 8)
     assert (finding["share"], finding["area"]) == (pytest.approx(6 / 21), 1 / 16)
     with hand_written_run.connect() as connection:
@@ -499,7 +499,8 @@ def test_a_large_overlay_is_found_by_its_frequency(hand_written_run):
     hand_written_run.add_pairs(["bad"] * 4 + ["good"] * 12)
     hand_written_run.add_attributions([[1.0]] * 16, (1, 1))
     shares = [{"pair_id": f"pair-{n:04d}", "share": 0.3, "area": 0.25, "nats": 3.0} for n in range(3)]  # of "bad" alone
-    hand_written_run.write_table("region_shares", [row | {"region": f"stamp {s}"} for s in (1, 2) for row in shares])
+    stamped = [row | {"region": f"stamp {s}", "side": "image"} for s in (1, 2) for row in shares]
+    hand_written_run.write_table("region_shares", stamped)
     hand_written_run.write_table("stamps", [{"region": f"stamp {s}", "area": 0.6, "spread": s == 1} for s in (1, 2)])
     with hand_written_run.connect() as connection:
         chosen = {"run_id": hand_written_run.run_id, "factor": 2.0}

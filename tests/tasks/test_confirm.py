@@ -41,11 +41,12 @@ def test_region_that_the_score_needs_is_confirmed_and_others_are_not(run_with_fi
         assert (row["reason"] is None) == row["passed"]
         assert row["low"] <= row["effect"] <= row["high"]
         assert row["q"] >= row["p"]
-        assert row["n"] == 24
+        assert row["n"] == row["units"] == 17  # of 48 pairs: those that did not propose
+        assert row["split"]
     of_corner = [row for row in rows if row["region"] == "corner top-left"]
     assert all(row["passed"] and row["low"] > row["floor"] > 0 for row in of_corner)
     assert {row["fill"] for row in of_corner} == {"mean", "blur", "swap"}
-    assert all(row["transplant_low"] > 0 and row["transplant_n"] == 24 for row in of_corner)
+    assert all(row["transplant_low"] > 0 and row["transplant_n"] == 17 for row in of_corner)
     assert {row["transplant_rise"] for row in rows if row["region"] == "frame"} == {None}
     (other, *_) = [row for row in rows if row["region"] == "corner top-right" and row["fill"] == "mean"]
     assert other["reason"].startswith("got a score loss of ")
@@ -59,14 +60,14 @@ def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(run_with_finding
     assert [row for row in read_table(run) if row["passed"]] == []
     num_embedded_without_reliance, model.num_embedded = model.num_embedded, 0
     by_fill = {row["fill"]: row for row in read_table(run) if row["region"] == "corner top-right"}
-    assert by_fill["mean"]["n"] == 24
+    assert by_fill["mean"]["n"] == 17
     for fill in ("blur", "swap"):
         assert (by_fill[fill]["n"], by_fill[fill]["effect"], by_fill[fill]["passed"]) == (0, None, False)
         assert by_fill[fill]["reason"] == "not measured: all fills must pass, and the fill mean did not; see its row"
     assert {(row["q"], row["tests"]) for row in read_table(run) if row["n"]} == {(1.0, 3)}  # it still counts as a test
     with run.connect() as connection:
         verdicts = sql.read(connection, "FROM verdicts")
-    assert {(row["weakest"], row["tested"], row["confirmed"]) for row in verdicts} == {("mean", 24, False)}
+    assert {(row["weakest"], row["tested"], row["confirmed"]) for row in verdicts} == {("mean", 17, False)}
     clear_samples(run)
     model.reliance = 1.0
     confirm.fn(run, plan)
@@ -89,7 +90,7 @@ def test_a_repeated_stage_gives_the_same_rows_and_alerts_are_confirmed_or_suspec
     assert run.read_manifest()["counts"]["confirmed"] == 2
     with run.connect() as connection:
         (first, *_) = sql.rows(connection, "review/alerts", run_id=run.run_id)
-    assert first["tested"] == 24
+    assert first["tested"] == 17
     assert first["score_effect"] > first["floor"]
 
 
@@ -100,7 +101,7 @@ def test_unreadable_image_is_left_out(run_with_findings, use_toy_model):
     (plan.inputs.corpus.root / "4.png").write_bytes(b"no image")
     Image.new("RGB", (24, 24)).save(plan.inputs.corpus.root / "40.png")  # a host image may have changed
     assert confirm.fn(run, replace(plan, confirm=ConfirmConfig(pairs=64))) == 2
-    assert {row["n"] for row in read_table(run)} == {0, 28}
+    assert {row["n"] for row in read_table(run)} == {0, 17}
 
 
 def test_unmeasurable_finding_is_not_confirmed_and_has_a_reason(run_with_findings, use_toy_model):
@@ -112,7 +113,7 @@ def test_unmeasurable_finding_is_not_confirmed_and_has_a_reason(run_with_finding
     rows = read_table(run)
     assert {row["fill"] for row in rows} == {"mean", "blur", "swap"}
     assert {row["reason"] for row in rows} == {
-        "got 0 measurable pairs of 24 (24 with unreadable images), expected at least 7; "
+        "got 0 measurable pairs of 17 (17 with unreadable images) in 0 units, expected at least 5 units; "
         "check the images and captions of the pairs, or audit a larger corpus"
     }
     assert {(row["tests"], row["effect"], row["confirmed"]) for row in rows} == {(0, None, False)}

@@ -22,7 +22,7 @@ ALERTS = AlertsConfig(factor=2.0, min_pairs=8, examples=2)
 PHRASES = PhrasesConfig()
 PHRASE = '"as previously described"'
 CLASSES = ("heart", "nodule", "effusion", "fracture")
-TEMPLATES = ("a {}", "the {}", "{} seen", "one {}", "large {}")
+TEMPLATES = ("a {}", "the {}", "{} seen", "one {}", "large {}", "this {}", "that {}", "some {}", "{} there", "any {}")
 
 
 class ToyModel(DualEncoder):
@@ -93,8 +93,8 @@ def run_with_phrase(hand_written_run, tmp_path):
     captions, labels = [], []
     for label, thing in enumerate(CLASSES):
         for number in range(20):
-            caption = TEMPLATES[number % 5].format(thing if label else "film")
-            has_phrase = number >= 5 if label == 0 else number == 0
+            caption = TEMPLATES[number % 10].format(thing if label else "film")
+            has_phrase = number >= 5 if label == 0 else (label, number) == (1, 0)
             captions.append(f"{caption} as previously described" if has_phrase else caption)
             labels.append(label)
     return fill(hand_written_run, tmp_path, captions, labels)
@@ -113,7 +113,7 @@ def count_findings(run):
 
 def test_every_occurrence_is_stored_with_its_tokens(run_with_phrase):
     run, _ = run_with_phrase
-    assert phrases.fn(run, PHRASES, 8) == 18
+    assert phrases.fn(run, PHRASES, 8) == 16
     rows = query_rows(
         run,
         "SELECT tokens[first] AS a, tokens[last] AS b, region, kind FROM phrases JOIN attributions USING (pair_id)",
@@ -149,7 +149,7 @@ def test_shares_exclude_special_tokens_and_the_rule_compares_odds(run_with_phras
     findings = query_rows(run, "FROM findings ORDER BY n DESC")
     (corpus_finding,) = [row for row in findings if row["slice_kind"] == "corpus"]
     assert (corpus_finding["rule"], corpus_finding["side"], corpus_finding["region"], corpus_finding["n"]) == (
-        "phrase_mass", "text", PHRASE, 18,
+        "phrase_mass", "text", PHRASE, 16,
     )  # fmt: skip
     odds = [share / (1 - share) for share in (corpus_finding["share"], corpus_finding["area"])]
     assert corpus_finding["effect"] == pytest.approx(odds[0] / odds[1])
@@ -223,10 +223,10 @@ def test_unmeasurable_phrase_has_a_reason(run_with_phrase, use_toy_model, rewrit
     assert confirm.fn(run, plan) == 0
     reasons = {row["reason"] for row in query_rows(run, "FROM confirmations WHERE slice_kind = 'corpus'")}
     assert reasons == {
-        "got 0 measurable pairs of 18 (0 whose caption has no other words or is too long, or for which no other "
-        "caption of the corpus lacks the phrase; 18 with unreadable images), expected at least 7; "
-        "a phrase that almost every caption has cannot be tested, "
-        "otherwise check the images and captions of the pairs"
+        "got 0 measurable pairs of 16 with 0 distinct captions (0 whose caption has no other words or is too long, or "
+        "for which no other caption of the corpus lacks the phrase; "
+        "16 with unreadable images), expected at least 5 captions; a phrase that almost every caption has cannot be "
+        "tested, otherwise check the images and captions of the pairs"
     }
 
 
@@ -254,7 +254,7 @@ SHORT, LONG = ("a nodule", "an effusion", "one fracture"), ("one nodule on the l
 
 def test_foils_leave_room_for_the_phrase(hand_written_run, tmp_path, use_toy_model):
     use_toy_model(1.0, 9)
-    captions = [*[f"a film {ADDED}"] * 8, *SHORT * 2, *LONG * 2]
+    captions = [*(f"a film {ADDED}{'!' * number}" for number in range(8)), *SHORT * 2, *LONG * 2]
     run, plan = fill(hand_written_run, tmp_path, captions, [0] * 8 + [1, 2, 3] * 2 + [1, 2] * 2, 9)
     interventions, sample = make_sample(run, plan, ADDED)
     assert {caption for one in sample.versions for _, caption in one.foils} == set(SHORT)
@@ -267,7 +267,7 @@ def test_foils_leave_room_for_the_phrase(hand_written_run, tmp_path, use_toy_mod
 def test_truncated_caption_is_measured_as_the_model_saw_it(hand_written_run, tmp_path, use_toy_model):
     use_toy_model(1.0, 9)
     visible_caption = f"one film {ADDED} on both"
-    captions = [*[f"{visible_caption} sides of a heart"] * 8, *SHORT * 3]
+    captions = [*(f"{visible_caption} sides of a heart{'!' * number}" for number in range(8)), *SHORT * 3]
     run, plan = fill(hand_written_run, tmp_path, captions, [0] * 8 + [1, 2, 3] * 3, 9)
     interventions, sample = make_sample(run, plan, ADDED)
     assert {(one.caption, one.rest) for one in sample.versions} == {(visible_caption, "one film on both")}
@@ -278,7 +278,7 @@ def test_truncated_caption_is_measured_as_the_model_saw_it(hand_written_run, tmp
 def test_too_short_context_is_the_reason(hand_written_run, tmp_path, use_toy_model):
     use_toy_model(1.0, 9)
     run, plan = fill(hand_written_run, tmp_path, [*[f"a film {ADDED}"] * 8, *LONG * 4], [0] * 8 + [1, 2] * 4, 9)
-    reason = r"got 0 measurable pairs of 8 \(8 whose caption has no other words or is too long"
+    reason = r"got 0 measurable pairs of 8 with 0 distinct captions \(8 whose caption has no other words or is too long"
     with pytest.raises(NotMeasurableError, match=reason):
         make_sample(run, plan, ADDED)
 

@@ -25,7 +25,8 @@ def test_region_without_attribution_is_proposed_by_its_cost_and_confirmed(run_wi
     run, plan = run_with_findings
     use_toy_model(1.0)
     screened = screen.fn(run, plan)
-    assert screened == (24 + 15 + 15) * 5  # the sample of a test for each slice; four corners and the frame
+    # The pairs that propose, of each slice with twice 8 units, and all of smaller slices; four corners and the frame.
+    assert screened == 43 * 5
     flag.fn(run, ALERTS, {})
     findings = {(row["region"], row["slice"]) for row in query_rows(run, "FROM findings")}
     # Uniform maps propose nothing, and only shadows need the corner.
@@ -35,9 +36,10 @@ def test_region_without_attribution_is_proposed_by_its_cost_and_confirmed(run_wi
     assert confirm.fn(run, plan)
     confirmed = query_rows(run, "SELECT DISTINCT region, slice, tests FROM verdicts WHERE confirmed")
     assert ("corner top-left", "shadow") in {(row["region"], row["slice"]) for row in confirmed}
-    # All pairs and six words, five regions: screened regions that were not proposed also count as tests.
-    words = {"shadow", "a", "normal", "chest", "large", "heart"}
-    assert {row["tests"] for row in confirmed} == {5 * (1 + len(words))}
+    # Of small slices, whose units propose and are tested, screened regions that were not proposed also count as tests.
+    split = {(row["region"], row["slice"]) for row in query_rows(run, "FROM confirmations WHERE split")}
+    small = {"normal", "chest", "large", "heart"}
+    assert {row["tests"] for row in confirmed} == {5 * len(small) + len(split)}
 
 
 def test_no_region_is_proposed_for_a_model_that_needs_none(run_with_findings, use_toy_model):
@@ -54,7 +56,7 @@ def test_costs_are_those_of_the_pairs(run_with_findings, use_toy_model):
     screen.fn(run, plan)
     text = "SELECT region, slice, n, drop, margin FROM slice_costs WHERE slice IN ('shadow', 'normal')"
     costs = {(row["region"], row["slice"]): row for row in query_rows(run, text)}
-    assert costs["corner top-left", "shadow"]["n"] == 24
+    assert costs["corner top-left", "shadow"]["n"] == 13
     assert costs["corner top-left", "shadow"]["drop"] > 0.5 * costs["corner top-left", "shadow"]["margin"]
     assert costs["corner top-left", "normal"]["drop"] == pytest.approx(0, abs=0.02)
     assert costs["corner top-right", "shadow"]["drop"] == pytest.approx(0, abs=1e-6)
@@ -78,7 +80,7 @@ def test_a_pair_that_cannot_be_measured_is_left_out(run_with_findings, use_toy_m
     run, plan = run_with_findings
     (plan.inputs.corpus.root / "3.png").write_bytes(b"no image any more")
     use_toy_model(1.0)
-    assert screen.fn(run, plan) == 53 * 5
+    assert screen.fn(run, plan) == 42 * 5
 
 
 def test_a_region_is_covered_in_the_pairs_that_have_it_if_they_are_enough_for_a_slice(run_with_findings, use_toy_model):

@@ -1,0 +1,15 @@
+-- The view slice_costs as rules see it: where a slice has 2 * $min_pairs units, its costs are those of the units that propose.
+-- Grain: region and slice of one run. Parameters: $run_id, $min_pairs.
+SELECT
+    * EXCLUDE (split, proposing_n, proposing_drop, proposing_margin, proposing_elsewhere) REPLACE (
+        CASE WHEN split THEN proposing_n ELSE n END AS n,
+        CASE WHEN split THEN proposing_drop ELSE drop END AS drop,
+        CASE WHEN split THEN proposing_margin ELSE margin END AS margin,
+        CASE WHEN split THEN proposing_elsewhere ELSE elsewhere END AS elsewhere
+    )
+FROM (
+    SELECT c.*, s.units >= 2 * $min_pairs AS split
+    FROM slice_costs AS c
+    JOIN slice_shares AS s USING (run_id, region, slice_kind, slice)
+    WHERE c.run_id = $run_id
+);

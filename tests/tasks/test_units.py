@@ -1,0 +1,159 @@
+"""Pairs that depend on each other count once, and what chose a finding does not test it."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sql
+from tasks.confirm import confirm, plan_tests
+from tasks.errors import BadInputError
+from tasks.ingest import ingest
+from tasks.interventions import samples as samples_module
+from tasks.interventions.regions import RegionInterventions
+from tasks.interventions.samples import load_samples
+from tasks.settings import CorpusConfig
+
+BOX = {None: [(0.0, 0.0, 0.25, 0.25)]}
+
+
+def read(run, text):
+    with run.connect() as connection:
+        return sql.read(connection, text)
+
+
+def test_units_are_those_of_the_column_else_near_duplicates_else_images(hand_written_run):
+    patients = [{"patient": "7"}, {"patient": "7"}, {"patient": ""}, {}, {}, {}]
+    rows = hand_written_run.add_pairs(["a", "B", "c", "d", "b", "e"], patients)
+    for row, other in ((3, 2), (5, 4)):  # the same file
+        rows[row]["image_sha256"] = rows[other]["image_sha256"]
+    hand_written_run.write_table("pairs", rows)
+    hand_written_run.write_table(
+        "near_duplicates", [{"pair_id": rows[place]["pair_id"], "alike": 1} for place in (0, 4)]
+    )
+    query = "SELECT unit, caption_unit FROM pair_units ORDER BY pair_id"
+    units = [row["unit"] for row in read(hand_written_run, query)]
+    images = [f"image {row['image_sha256']}" for row in rows]
+    assert units == ["near-duplicates 1", images[1], images[2], images[2], "near-duplicates 1", "near-duplicates 1"]
+    hand_written_run.update(config={"corpus": {"unit": "patient"}})
+    found = read(hand_written_run, query)
+    assert [row["unit"] for row in found] == [
+        "patient=7",
+        "patient=7",
+        images[2],
+        images[2],
+        *["near-duplicates 1"] * 2,
+    ]
+    captions = [row["caption_unit"] for row in found]
+    assert captions[1] == captions[4]
+    assert len(set(captions)) == 5
+
+
+def test_half_of_the_units_propose(hand_written_run):
+    hand_written_run.add_pairs([f"caption {number}" for number in range(400)])
+    (counts,) = read(
+        hand_written_run,
+        "SELECT sum(proposes::INT) AS images, sum(caption_proposes::INT) AS captions, "
+        "sum((proposes AND caption_proposes)::INT) AS both FROM pair_units",
+    )
+    assert 160 < counts["images"] < 240
+    assert 160 < counts["captions"] < 240
+    assert 60 < counts["both"] < 140  # independently
+
+
+def make_dependent(run, plan, images):
+    """Let the pairs of each class have only a number of images: pair i that of pair i modulo `images`."""
+    rows = list(run.iter_rows("pairs"))
+    for caption in ("a shadow", "normal chest", "large heart"):
+        of_class = [row for row in rows if row["caption"] == caption]
+        for place, row in enumerate(of_class):
+            other = of_class[place % images]
+            row["caption"] = f"{caption}{'.' * (place // images)}"  # the captions of an image
+            row["image_sha256"], row["file_name"] = other["image_sha256"], other["file_name"]
+    run.write_table("pairs", rows)
+
+
+def test_a_test_has_as_many_units_as_images(run_with_findings, use_toy_model):
+    run, plan = run_with_findings
+    make_dependent(run, plan, images=6)
+    use_toy_model(1.0)
+    confirm.fn(run, plan)
+    rows = read(run, "FROM confirmations WHERE n > 0")
+    assert {(row["n"], row["units"], row["split"]) for row in rows} == {(24, 6, False)}  # each image has 5 captions
+    p = min(row["p"] for row in rows)
+    assert p == pytest.approx(5.0**-6)  # four controls; 24 units would give 5 ** -24
+
+
+def test_each_unit_is_sampled_before_a_second_pair_of_one(run_with_findings):
+    run, plan = run_with_findings
+    make_dependent(run, plan, images=15)
+    for part in plan_tests(run, plan):
+        for finding in part.work:
+            if finding["side"] == "image":
+                chosen = ", ".join(f"'{pair_id}'" for pair_id in finding["pair_ids"])
+                (counts,) = read(
+                    run,
+                    f"SELECT count(*) AS n, count(DISTINCT unit) AS units FROM pair_units WHERE pair_id IN ({chosen})",
+                )
+                assert counts == {"n": 24, "units": 15}
+
+
+def test_foils_and_hosts_come_from_other_units(run_with_findings, use_toy_model):
+    run, plan = run_with_findings
+    rows = list(run.iter_rows("pairs"))
+    run.write_table("pairs", [row | {"attributes": [("patient", str(number % 4))]} for number, row in enumerate(rows)])
+    use_toy_model(1.0)
+    samples = load_samples(run, plan)
+    pair_ids = [row["pair_id"] for row in rows if row["caption"] == "a shadow"]
+    assert RegionInterventions(samples).sample(pair_ids, BOX, "any", "").units.tolist() == list(range(30))
+    run.update(config={"corpus": {"unit": "patient"}})
+    samples_module.clear_samples(run)
+    samples = load_samples(run, plan)
+    # Every patient has pairs of each class, so no caption belongs to other patients alone.
+    assert not samples.can_be_foil("normal chest", pair_ids[0])
+    assert samples.can_be_foil("another caption", pair_ids[0])
+    assert samples.number_units(pair_ids[:6]).tolist() == [0, 1, 2, 3, 0, 1]
+
+
+def test_the_unit_column_must_have_values(hand_written_run, tmp_path):
+    (tmp_path / "corpus").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "corpus" / "a.png")
+    (tmp_path / "corpus" / "metadata.csv").write_text("file_name,text,site\na.png,a film,x\n")
+    settings = CorpusConfig(path=tmp_path / "corpus", unit="patient")
+    with pytest.raises(BadInputError, match=r"unit: no row of the corpus has a value in 'patient'.*\['site'\]"):
+        ingest.fn(hand_written_run, settings, {}, 8, 0)
+
+
+def embed_colors(_model, pixels):
+    """Embed images by the color of the top-left corner, and a little by that of the middle."""
+    corner, middle = pixels[:, :, :6, :6].mean((2, 3)), pixels[:, :, 8:16, 8:16].mean((2, 3))
+    return torch.nn.functional.normalize(corner + 0.3 * middle + 0.1, dim=1)
+
+
+def test_a_place_that_matters_in_every_image_is_not_confirmed_for_a_slice(
+    run_with_findings, use_toy_model, tmp_path, monkeypatch
+):
+    run, plan = run_with_findings
+    monkeypatch.setattr(type(use_toy_model(1.0)), "embed_images", embed_colors)
+    rng = np.random.default_rng(0)
+    rows = list(run.iter_rows("pairs"))
+    for row in rows:
+        pixels = rng.integers(40, 60, (24, 24, 3), dtype=np.uint8)
+        color = ("shadow" in row["caption"], "normal" in row["caption"], True).index(True)
+        pixels[:6, :6, color] = rng.integers(180, 255)
+        pixels[8:16, 8:16, color] = 200
+        Image.fromarray(pixels).save(tmp_path / row["file_name"])
+        row["image_sha256"] = hashlib.sha256((tmp_path / row["file_name"]).read_bytes()).hexdigest()
+    run.write_table("pairs", rows)
+    confirm.fn(run, replace(plan, min_pairs=20))
+    found = read(run, "FROM confirmations WHERE region = 'corner top-left'")
+    assert {row["fill"] for row in found} == {"mean", "blur", "swap"}
+    for row in found:
+        assert row["p"] < 1e-4  # within the pairs, this place matters more than others
+        assert (row["outside_units"], row["split"]) == (24, False)
+        assert row["outside_p"] > 0.01
+        assert "in 24 units outside of the slice" in row["reason"]
+        assert not row["confirmed"]

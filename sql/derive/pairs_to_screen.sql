@@ -1,5 +1,6 @@
 -- The pairs in which regions are covered whatever the maps show, with the regions of each: a sample of the pairs of each slice that have
--- the region, with the smallest sha256 of seed and pair, as a test samples them.
+-- the region, one of each unit before a second one, by sha256 (see derive/large_slices). Where rules propose from half of the units
+-- (derive/proposing_costs), only these are sampled.
 -- Grain: pair. Parameters: $run_id, $min_pairs, $seed, $limit.
 -- Corners are not covered: maps show them well, and they would cost four more embeddings per pair.
 WITH screened AS (
@@ -12,8 +13,21 @@ members AS (
     FROM pair_slices
     WHERE run_id = $run_id AND slice_kind <> 'cluster'
 ),
+numbered AS (
+    SELECT
+        pair_id, unit, proposes,
+        lpad(row_number() OVER (PARTITION BY unit ORDER BY sha256($seed::VARCHAR || pair_id), pair_id)::VARCHAR, 9, '0')
+            || sha256($seed::VARCHAR || unit) || pair_id AS digest
+    FROM pair_units
+    JOIN attributions USING (run_id, pair_id)
+    WHERE run_id = $run_id
+),
 sampled AS (
-    SELECT region, arg_min(pair_id, digest || pair_id, $limit) AS pair_ids
+    SELECT
+        region,
+        count(DISTINCT hash(unit)) >= 2 * $min_pairs AS split,
+        arg_min(pair_id, digest, $limit) AS all_pairs,
+        arg_min(pair_id, digest, $limit) FILTER (WHERE proposes) AS proposing_pairs
     FROM (
         SELECT region, slice_kind, slice, pair_id
         FROM members
@@ -23,11 +37,11 @@ sampled AS (
         FROM members
         JOIN screened ON screened.pair_id IS NULL
     )
-    JOIN (SELECT pair_id, sha256($seed::VARCHAR || pair_id) AS digest FROM attributions WHERE run_id = $run_id) USING (pair_id)
+    JOIN numbered USING (pair_id)
     GROUP BY region, slice_kind, slice
     HAVING count(*) >= $min_pairs
 )
 SELECT pair_id, list(DISTINCT region ORDER BY region) AS regions
-FROM (SELECT region, unnest(pair_ids) AS pair_id FROM sampled)
+FROM (SELECT region, unnest(CASE WHEN split THEN proposing_pairs ELSE all_pairs END) AS pair_id FROM sampled)
 GROUP BY pair_id
 ORDER BY pair_id;

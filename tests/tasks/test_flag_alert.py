@@ -39,7 +39,7 @@ def test_shares_of_every_region_and_pair_are_stored(run_with_bias):
         ("left", "corner top-left", "region_mass"),
     ]
     assert findings[0]["effect"] == pytest.approx(6)
-    assert findings[1]["effect"] == pytest.approx((6 + 1) / 2)
+    assert findings[1]["effect"] == pytest.approx((6 + 4 * 1) / 5)  # of eight pairs, five propose, one with the corner
     assert {row["rule_digest"] for row in findings} == {sql.text_digest(sql.query_text("rules/region_mass"))}
     assert {row["run_id"] for row in findings} == {run_with_bias.run_id}
 

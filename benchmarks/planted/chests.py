@@ -6,9 +6,13 @@ from typing import Final
 import numpy as np
 
 from benchmarks.planted.generators import Generator, Picture, Wording
-from demo.phantoms import CONDITIONS, draw
+from demo.phantoms import CONDITIONS, SIZE, draw
 
 NORMAL_RATE: Final = 0.1
+
+_X, _Y = np.meshgrid(*2 * [(np.arange(SIZE) + 0.5) / SIZE])
+CHEST: Final = ((_X - 0.5) / 0.4) ** 2 + ((_Y - 0.48) / 0.38) ** 2 < 1
+"""The subject of each phantom: an ellipse around both lungs and the heart."""
 
 _FINDINGS: Final = ("nodule", "consolidation", "pleural effusion", "pneumothorax", "cardiomegaly")
 _BY_FINDING: Final = {f: [i for i, c in enumerate(CONDITIONS) if c.finding == f] for f in (*_FINDINGS, "normal")}
@@ -43,7 +47,7 @@ class Phantoms(Generator):
         """Draw a phantom; a normal chest has strength 1."""
         pixels, box, drawn = draw(rng, CONDITIONS[label], strength)
         boxes = {} if box is None else {label: box}
-        return Picture(pixels, label, boxes, frozenset({label}), 1.0 if drawn is None else drawn)
+        return Picture(pixels, label, boxes, frozenset({label}), 1.0 if drawn is None else drawn, CHEST)
 
     def list_prompts(self, label: int) -> tuple[str, str, str, str]:
         """Return the captions of the demo."""

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,8 +11,7 @@ import numpy as np
 
 import sql
 from benchmarks.planted.artifacts import KINDS, KindName, Mask
-from benchmarks.planted.corpus import format_file_name
-from benchmarks.planted.generators import Pair
+from benchmarks.planted.corpus import Row
 from benchmarks.planted.plan import Entry, Tie
 from m2ib.analysis.masks import rasterize_boxes
 
@@ -23,14 +22,21 @@ TOUCHED: Final = 0.1
 """A region is explained by an artifact that it covers in at least this share of the pairs that carry it."""
 FACTOR: Final = {"image": 2.0, "text": 1.0}
 """A map points at a region if the region's share of mass exceeds its area by this factor."""
-BY_MASK: Final = ("watermark", "frame")
-"""Kinds whose box is the whole image: their overlap is computed with the painted pixels."""
+BY_MASK: Final = ("watermark", "frame", "copied_tag", "background")
+"""Kinds whose box is much larger than the artifact: their overlap is computed with the painted pixels."""
+
+SIGNATURES: Final[Mapping[KindName, str]] = {"cast": "color", "texture": "spectrum"}
+"""The image-wide region of the kinds that have no place."""
 
 
 @dataclass(frozen=True)
 class ArtifactResult:
     """Whether and how an audit found one planted artifact."""
 
+    strength: float
+    """Share of the target's pairs with the cue."""
+    learned: bool
+    """Whether interventions show that the model learned it; see `interventions`."""
     is_found: bool
     with_target: bool
     """The same for alerts over all pairs or with a word of the target, which also name the tie."""
@@ -61,12 +67,12 @@ class Evaluation:
 class _Run:
     """The regions of a run in the lake, by index of the drawn pairs."""
 
-    def __init__(self, lake: Path, run_id: str, pairs: Sequence[Pair]) -> None:
-        self.pairs = pairs
+    def __init__(self, lake: Path, run_id: str, rows: Sequence[Row]) -> None:
+        self.pairs = [row.pair for row in rows]
         self._connection = sql.connect(lake, run_id)
-        names = sql.read(self._connection, "SELECT pair_id, file_name FROM pairs")
-        by_file = {row["file_name"]: row["pair_id"] for row in names}
-        self.ids = [by_file.get(format_file_name(index)) for index in range(len(pairs))]
+        stored = sql.read(self._connection, "SELECT pair_id, file_name, caption FROM pairs")
+        ids = {(row["file_name"], row["caption"]): row["pair_id"] for row in stored}
+        self.ids = [ids.get(row.key) for row in rows]
         self.alerts = sql.read(self._connection, "SELECT region, state, slice_kind, slice FROM alerts")
         tests = sql.read(self._connection, "SELECT max(tests) AS tests FROM confirmations")
         self.tests = int(tests[0]["tests"] or 0)
@@ -107,13 +113,24 @@ class _Run:
         return self._shares[region].get(self.ids[index] or "", (0.0, 0.0))
 
 
-def evaluate_alerts(entry: Entry, pairs: Sequence[Pair], lake: Path, run_id: str) -> Evaluation:
-    """Compare a run's alerts with the pairs that it audited."""
-    run = _Run(lake, run_id, pairs)
+def evaluate_alerts(
+    entry: Entry, rows: Sequence[Row], lake: Path, run_id: str, learned: Mapping[KindName, bool]
+) -> Evaluation:
+    """Compare a run's alerts with the rows that it audited.
+
+    `learned` says for each kind whether the audited model learned it. Other kinds, and those whose target the corpus
+    lacks, are not evaluated.
+    """
+    run = _Run(lake, run_id, rows)
     confirmed = run.regions("confirmed")
+    targets = {pair.target for pair in run.pairs}
     explained = {region for region in confirmed for tie in entry.ties if _compute_hit_rate(run, tie, region) >= TOUCHED}
     return Evaluation(
-        artifacts={tie.kind: _evaluate_artifact(run, tie) for tie in entry.ties},
+        artifacts={
+            tie.kind: _evaluate_artifact(run, tie, learned[tie.kind])
+            for tie in entry.ties
+            if tie.kind in learned and tie.target in targets and _list_carriers(run, tie)
+        },
         confirmed=confirmed,
         suspected=[region for region in run.regions() if region not in confirmed],
         unexplained=[region for region in confirmed if region not in explained],
@@ -122,14 +139,21 @@ def evaluate_alerts(entry: Entry, pairs: Sequence[Pair], lake: Path, run_id: str
 
 
 def _list_carriers(run: _Run, tie: Tie) -> list[int]:
-    """Return the indices of the tied target's pairs that carry the artifact."""
-    return [i for i, pair in enumerate(run.pairs) if pair.target == tie.target and pair.carries(tie.kind)]
+    """Return the indices of the tied target's pairs that carry the artifact.
+
+    If the target is not in the corpus with it, or absence is the cue, return those of all pairs that carry it.
+    """
+    carriers = [index for index, pair in enumerate(run.pairs) if pair.carries(tie.kind)]
+    own = [index for index in carriers if run.pairs[index].target == tie.target]
+    return carriers if KINDS[tie.kind].by_absence else own or carriers
 
 
 def _compute_hit_rate(run: _Run, tie: Tie, *regions: str) -> float:
     """Return the share of the artifact's pairs in which the regions together cover it."""
     if KINDS[tie.kind].modality == "text":
         return float(any(_is_planted_phrase(region, tie.kind) for region in regions))
+    if tie.kind in SIGNATURES:
+        return float(SIGNATURES[tie.kind] in regions)
     covered = []
     for index in _list_carriers(run, tie):
         mask = run.pairs[index].find_mask(tie.kind)
@@ -145,16 +169,19 @@ def _is_planted_phrase(region: str, kind: KindName) -> bool:
     return region.startswith('"') and common >= COVERED * max(len(own), len(planted))
 
 
-def _evaluate_artifact(run: _Run, tie: Tie) -> ArtifactResult:
+def _evaluate_artifact(run: _Run, tie: Tie, learned: bool) -> ArtifactResult:
     carriers = _list_carriers(run, tie)
     confirmed, alerted = run.regions("confirmed"), run.regions()
     naming = run.regions("confirmed", _words(run, tie))
+    is_boxed = KINDS[tie.kind].modality == "image" and KINDS[tie.kind].has_place
     hitting = [region for region in confirmed if _compute_hit_rate(run, tie, region) >= TOUCHED]
     return ArtifactResult(
+        strength=tie.strength,
+        learned=learned,
         is_found=bool(confirmed) and _compute_hit_rate(run, tie, *confirmed) >= COVERED,
         with_target=bool(naming) and _compute_hit_rate(run, tie, *naming) >= COVERED,
         suspected=bool(alerted) and _compute_hit_rate(run, tie, *alerted) >= COVERED,
-        iou=_compute_iou(run, tie, hitting) if KINDS[tie.kind].modality == "image" else None,
+        iou=_compute_iou(run, tie, hitting) if is_boxed else None,
         pairs=len(carriers),
         pairs_found=float(np.mean([_points_at_region(run, tie, hitting, i) for i in carriers])) if carriers else 0.0,
     )

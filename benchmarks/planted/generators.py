@@ -34,6 +34,8 @@ class Picture:
     """Classes whose captions are true of the picture; these count as positives in contrastive training."""
     strength: float
     """Contrast of the label's finding or object in [0, 1]; 1 if there is none."""
+    subject: Mask
+    """The pixels of what the picture is of, without invisible objects; the rest is background."""
 
     @property
     def faint(self) -> bool:
@@ -182,7 +184,7 @@ def plant_artifacts(
     for name, seed in artifacts:
         kind, mask = KINDS[name], None
         if kind.paint is not None:
-            pixels, mask = kind.paint(pixels, np.random.default_rng(seed), rendered_word)
+            pixels, mask = kind.paint(pixels, np.random.default_rng(seed), rendered_word, picture.subject)
         caption = kind.write(caption)
         planted.append(PlantedArtifact(name, seed, mask, kind.words))
     image = np.round(pixels * 255).astype(np.uint8)

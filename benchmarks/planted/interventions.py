@@ -12,7 +12,7 @@ than in the clean twin. Both thresholds were fixed before any model was measured
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.commands import create_parser
-from benchmarks.planted.artifacts import KINDS
+from benchmarks.planted.artifacts import KINDS, KindName
 from benchmarks.planted.generators import Generator, Pair, Planting, draw_pair, make_preprocessing
 from benchmarks.planted.learning import STEPS
-from benchmarks.planted.plan import Cell, Entry, Split, Tie, list_cells, list_ties
+from benchmarks.planted.plan import SETS, Cell, Entry, Tie, list_cells, list_ties
 from benchmarks.planted.training import (
     CACHE,
     add_options,
@@ -65,6 +65,11 @@ class Effect:
         """The increase of the share on plain hosts."""
         return self.plain_after - self.plain_before
 
+    @property
+    def rival_rise(self) -> float:
+        """The increase of the share on rival hosts."""
+        return self.rival_after - self.rival_before
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -78,6 +83,12 @@ class Verdict:
     def learned(self) -> bool:
         """Whether the model relies on the artifact, and more than its twin does."""
         return self.effect.rise >= RISE and self.effect.rise - self.twin.rise >= OVER_TWIN
+
+    @property
+    def lowers(self) -> bool:
+        """The same on rival hosts: there the artifact lowers the score of what the picture shows."""
+        own, twin = self.effect.rival_rise, self.twin.rival_rise
+        return own >= RISE and own - twin >= OVER_TWIN
 
 
 class ZeroShot:
@@ -139,12 +150,16 @@ class ZeroShot:
         return [label for label in pair.picture.boxes if self.generator.get_target(label) is None]
 
     def measure_effect(self, tie: Tie, word: str) -> Effect:
-        """Measure the effect of adding the artifact to hosts of other targets."""
+        """Measure the effect of adding the artifact to hosts of other targets, or of removing it if absence is the cue.
+
+        Hosts have what pairs of other targets usually have: the artifacts of the same model whose absence is a cue.
+        """
         shares: list[float] = []
+        usual = [k for s in SETS.values() if tie.kind in s for k in s if KINDS[k].by_absence and k != tie.kind]
         for plain in (True, False):
-            hosts = list(_draw_hosts(self.generator, tie.target, word, plain=plain))
+            hosts = list(_draw_hosts(self.generator, tie.target, word, usual, plain=plain))
             changed = [pair.add_artifact(tie.kind, seed) for seed, pair in enumerate(hosts)]
-            for pairs in (hosts, changed):
+            for pairs in (changed, hosts) if KINDS[tie.kind].by_absence else (hosts, changed):
                 if KINDS[tie.kind].modality == "image":
                     shares.append(self.compute_share(self.predict_labels(pairs), tie.target))
                 else:
@@ -164,7 +179,8 @@ def measure_model(entry: Entry, cache: Path = CACHE, steps: int = STEPS) -> dict
     def compute() -> dict[str, Any]:
         zero_shot = ZeroShot(load_encoder(f"local-dir:{folder}"), entry.generator)
         rng = np.random.default_rng((_STREAM, 1))
-        visible = [draw_pair(entry.generator, _make_planting(entry.generator), rng) for _ in range(2 * HOSTS)]
+        usual = [tie.kind for tie in entry.ties if KINDS[tie.kind].by_absence]
+        visible = [draw_pair(entry.generator, _make_planting(entry.generator, usual), rng) for _ in range(2 * HOSTS)]
         effects = {tie.kind: asdict(zero_shot.measure_effect(tie, entry.word)) for tie in ties}
         return {"accuracy": zero_shot.measure_accuracy(visible), "effects": effects}
 
@@ -173,11 +189,9 @@ def measure_model(entry: Entry, cache: Path = CACHE, steps: int = STEPS) -> dict
     return load_or_compute(folder / f"interventions-{digest}.json", compute)
 
 
-def list_verdicts(
-    cache: Path = CACHE, steps: int = STEPS, *, split: Split | None = None, quick: bool = False
-) -> Iterator[Verdict]:
-    """Yield the verdict of each cell of a split, or of all, whose model and twin are in the cache."""
-    for cell in list_cells(split, quick=quick):
+def list_verdicts(cells: Iterable[Cell], cache: Path = CACHE, steps: int = STEPS) -> Iterator[Verdict]:
+    """Yield the verdict of each cell whose model and twin are in the cache."""
+    for cell in cells:
         if not (is_cached(cell.entry, cache, steps) and is_cached(cell.twin, cache, steps)):
             continue
         own, other = (measure_model(entry, cache, steps)["effects"][cell.tie.kind] for entry in (cell.entry, cell.twin))
@@ -195,20 +209,25 @@ def format_table(verdicts: Sequence[Verdict]) -> str:
         learned = "yes" if v.learned else "NO"
         lines.append(
             f"{v.cell.entry.name:<20} {tie.kind:<12} {tie.target:<17} {tie.strength:.2f}  {columns} {learned:<7}  "
-            f"{v.cell.split or 'unused'}"
+            f"{v.cell.split}"
         )
     return "\n".join(lines)
 
 
-def _make_planting(generator: Generator, *, faint: float = 0, vague: float = 0, word: str = "") -> Planting:
+def _make_planting(
+    generator: Generator, kinds: Sequence[KindName] = (), *, faint: float = 0, vague: float = 0, word: str = ""
+) -> Planting:
     targets = generator.targets
-    return Planting({}, word, dict.fromkeys(targets, faint), dict.fromkeys((*targets, None), vague))
+    rates: dict[KindName, Mapping[str | None, float]] = {kind: dict.fromkeys((*targets, None), 1.0) for kind in kinds}
+    return Planting(rates, word, dict.fromkeys(targets, faint), dict.fromkeys((*targets, None), vague))
 
 
-def _draw_hosts(generator: Generator, target: str, word: str, *, plain: bool) -> Iterator[Pair]:
-    """Draw pairs of other targets without artifacts; on plain ones only an added artifact indicates the target."""
+def _draw_hosts(
+    generator: Generator, target: str, word: str, kinds: Sequence[KindName], *, plain: bool
+) -> Iterator[Pair]:
+    """Draw pairs of other targets with these artifacts; on plain ones only a changed one indicates the target."""
     rng = np.random.default_rng((_STREAM, 2, plain))
-    planting = _make_planting(generator, faint=plain, vague=plain, word=word)
+    planting = _make_planting(generator, kinds, faint=plain, vague=plain, word=word)
     left = HOSTS
     while left:
         label = generator.draw_label(rng)
@@ -226,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="measure the models of a quick run only")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    verdicts = list(list_verdicts(options.cache, options.steps, quick=options.quick))
+    verdicts = list(list_verdicts(list_cells(quick=options.quick), options.cache, options.steps))
     if not verdicts:
         sys.exit(
             f"{options.cache}: got no trained models, expected some; run python -m benchmarks.planted.training first"

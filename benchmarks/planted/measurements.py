@@ -21,6 +21,7 @@ from torch import Tensor
 
 import m2ib
 from benchmarks.planted.artifacts import KINDS, Mask
+from benchmarks.planted.chests import CHEST
 from benchmarks.planted.generators import VISIBLE, Generator, Pair, Picture, Planting, draw_pair, make_preprocessing
 from benchmarks.planted.learning import STEPS
 from benchmarks.planted.plan import Cell, Entry
@@ -268,7 +269,7 @@ def _draw_phantom_of_two(rng: np.random.Generator) -> Picture:
             continue
         pixels, (a, b), _ = draw_findings(rng, conditions, [rng.uniform(VISIBLE, 1) for _ in labels])
         if a and b and (a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 <= b.y0 or b.y1 <= a.y0):
-            return Picture(pixels, labels[0], dict(zip(labels, (a, b), strict=True)), frozenset(labels), 1.0)
+            return Picture(pixels, labels[0], dict(zip(labels, (a, b), strict=True)), frozenset(labels), 1.0, CHEST)
 
 
 def _make_case(generator: Generator, rng: np.random.Generator, picture: Picture, label: int) -> PointingCase:

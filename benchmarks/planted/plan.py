@@ -1,18 +1,14 @@
 """The plan: which artifact is tied to which target, how strongly, in which model, and which split it belongs to.
 
-Nine kinds x three strengths x six seeds x two generators would be 324 trainings. Instead, one model carries a set of
-four or five artifacts, each tied to another target, and the strength and the target of a kind change with the seed.
-Each (kind, strength) then occurs once per generator within three seeds, and 2 generators x 2 sets x 6 seeds = 24
-trainings cover the grid. A clean twin per generator and seed sees all nine kinds at random and ignores them.
+One model carries a set of four or five artifacts, each tied to another target. The strength and the target of a kind
+change with the seed, so that each (kind, strength) occurs once per generator within three seeds, and within six seeds
+once with each image tower. A clean twin per generator and seed sees all kinds at random and ignores them.
 
-**Splits.** Settings were chosen on seed 0 (`choosing`), on five kinds: a tag, a translucent overlay, a small badge over
-the anatomy, a texture, a phrase. Seeds 1 and 2 gave the first report, seeds 3 and 4 the second. Missed artifacts were
-investigated on them and fixed (`tracing`). Figures are reported on seed 5 (`reporting`), which was not looked at before
-all fixes were final. `UNSEEN` are the kinds that were never used for choosing or fixing; they are also reported
-separately. The other kinds at seed 0 belong to no split: their models were used for choosing.
+**Splits.** Settings are chosen, and misses are investigated, on seeds 0 to 5 (`choosing`). Figures are reported on
+later seeds (`reporting`), of which nothing is looked at before the audit that is reported is final.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal, TypeAlias
@@ -22,30 +18,29 @@ from benchmarks.planted.chests import Phantoms
 from benchmarks.planted.generators import Generator, Planting
 from benchmarks.planted.scenes import Scenes
 
-Split: TypeAlias = Literal["choosing", "tracing", "reporting"]
-SetName: TypeAlias = Literal["a", "b"]
+Split: TypeAlias = Literal["choosing", "reporting"]
+SetName: TypeAlias = Literal["a", "b", "c"]
+TowerName: TypeAlias = Literal["transformer", "convolutional"]
 
 GENERATORS: Final[dict[str, Generator]] = {"phantoms": Phantoms(), "scenes": Scenes()}
 SETS: Final[dict[SetName, tuple[KindName, ...]]] = {
     "a": ("corner_tag", "watermark", "logo", "frame", "boilerplate"),
     "b": ("fixed_tag", "word", "texture", "identifier"),
+    "c": ("cast", "background", "copied_tag", "absent_tag"),
 }
+TOWERS: Final[tuple[TowerName, ...]] = ("transformer", "convolutional")
 STRENGTHS: Final = (0.70, 0.85, 0.95)
 """Share of a target's pairs that carry the artifact tied to it."""
-SEEDS: Final = (0, 1, 2, 3, 4, 5)
-
-CHOOSING_SEEDS: Final = (0,)
-TRACING_SEEDS: Final = (1, 2, 3, 4)
-CHOOSING_KINDS: Final[tuple[KindName, ...]] = ("corner_tag", "watermark", "logo", "texture", "boilerplate")
-UNSEEN: Final[tuple[KindName, ...]] = ("fixed_tag",)
+SEEDS: Final[dict[Split, range]] = {"choosing": range(6), "reporting": range(6, 12)}
 QUICK_STRENGTH: Final = 0.95
-QUICK_SEED: Final = 5
-"""A seed of the reporting split, so that figures of a quick run are unbiased."""
+QUICK_SEED: Final = 6
 
 ELSEWHERE: Final = 0.03
 """Share of all other pairs that carry the artifact."""
 RANDOM_RATE: Final = 0.2
 """Share of a clean twin's pairs that carry each kind: about the average over the tied models."""
+RANDOM_ABSENCE: Final = 0.5
+"""The same for a kind whose absence is the cue."""
 FAINT_SHARE: Final = 0.4
 """Share of faint findings or objects in targets with an image-side artifact, which makes it the easier cue."""
 VAGUE_SHARES: Final = (0.4, 0.2)
@@ -61,7 +56,14 @@ class Tie:
     kind: KindName
     target: str
     strength: float
-    """Share of the target's pairs that carry it."""
+    """Share of the target's pairs that carry it, or that lack it if the cue is its absence."""
+
+    def get_rate(self, target: str | None) -> float:
+        """Return the share of a target's pairs that carry the artifact."""
+        own = target == self.target
+        if KINDS[self.kind].by_absence:
+            return 1 - self.strength if own else self.strength
+        return self.strength if own else ELSEWHERE
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Entry:
     word: str
     """The word that the kind `word` renders; the same in a model and in its twin."""
     name: str
+    tower: TowerName
 
     @property
     def clean(self) -> bool:
@@ -106,10 +109,13 @@ class Entry:
         """The planting of training pairs and of audited pairs."""
         targets: tuple[str | None, ...] = (*self.generator.targets, None)
         if self.clean:
-            rates = {kind: dict.fromkeys(targets, RANDOM_RATE) for kind in self.kinds}
+            rates = {
+                kind: dict.fromkeys(targets, RANDOM_ABSENCE if KINDS[kind].by_absence else RANDOM_RATE)
+                for kind in self.kinds
+            }
             faint = dict.fromkeys(targets[:-1], FAINT_SHARE)
             return Planting(rates, self.word, faint, dict.fromkeys(targets, CLEAN_VAGUE_SHARE))
-        rates = {t.kind: {o: t.strength if o == t.target else ELSEWHERE for o in targets} for t in self.ties}
+        rates = {tie.kind: {target: tie.get_rate(target) for target in targets} for tie in self.ties}
         on_image = [t.target for t in self.ties if KINDS[t.kind].modality == "image"]
         on_text = [t.target for t in self.ties if KINDS[t.kind].modality == "text"]
         faint = {o: FAINT_SHARE for o in targets if o in on_image}
@@ -124,28 +130,31 @@ class Cell:
     entry: Entry
     twin: Entry
     tie: Tie
-    split: Split | None
+    split: Split
 
 
-def find_split(kind: KindName, seed: int) -> Split | None:
-    """Return the split of a kind at a seed, or None if it is unused; see the module's docstring."""
-    if seed in CHOOSING_SEEDS:
-        return "choosing" if kind in CHOOSING_KINDS else None
-    return "tracing" if seed in TRACING_SEEDS else "reporting"
+def find_split(seed: int) -> Split:
+    """Return the split of a seed; see the module's docstring."""
+    return "choosing" if seed in SEEDS["choosing"] else "reporting"
+
+
+def find_tower(generator_name: str, seed: int) -> TowerName:
+    """Return the image tower of a generator's models at a seed: both alternate."""
+    return TOWERS[(seed + list(GENERATORS).index(generator_name)) % len(TOWERS)]
 
 
 def create_model_entry(generator_name: str, set_name: SetName, seed: int, strength: float | None = None) -> Entry:
     """Return the entry of a set of kinds; `strength` applies to all of them if it is given."""
     tag = "" if strength is None else f"-{strength:.2f}"
     ties = tuple(_make_tie(generator_name, kind, seed, strength) for kind in SETS[set_name])
-    return Entry(
-        generator_name, seed, ties, _get_word(generator_name, seed), f"{generator_name}-{set_name}-{seed}{tag}"
-    )
+    name, tower = f"{generator_name}-{set_name}-{seed}{tag}", find_tower(generator_name, seed)
+    return Entry(generator_name, seed, ties, _get_word(generator_name, seed), name, tower)
 
 
 def create_clean_entry(generator_name: str, seed: int) -> Entry:
     """Return the clean twin of all models of a generator and a seed."""
-    return Entry(generator_name, seed, (), _get_word(generator_name, seed), f"{generator_name}-clean-{seed}")
+    name, tower = f"{generator_name}-clean-{seed}", find_tower(generator_name, seed)
+    return Entry(generator_name, seed, (), _get_word(generator_name, seed), name, tower)
 
 
 def list_ties(generator_name: str, seed: int) -> tuple[Tie, ...]:
@@ -153,8 +162,8 @@ def list_ties(generator_name: str, seed: int) -> tuple[Tie, ...]:
     return tuple(_make_tie(generator_name, kind, seed, None) for kinds in SETS.values() for kind in kinds)
 
 
-def list_entries(*, quick: bool = False) -> tuple[Entry, ...]:
-    """List all models in the order of training, those of the choosing split first."""
+def list_entries(split: Split | None = None, *, quick: bool = False) -> tuple[Entry, ...]:
+    """List the models of a split, or of all, in the order of training, those of the choosing split first."""
     if quick:
         return (
             create_model_entry("phantoms", "a", QUICK_SEED, QUICK_STRENGTH),
@@ -162,24 +171,26 @@ def list_entries(*, quick: bool = False) -> tuple[Entry, ...]:
         )
     return tuple(
         entry
-        for seed in SEEDS
+        for seeds in ([SEEDS[split]] if split else SEEDS.values())
+        for seed in seeds
         for generator in GENERATORS
         for entry in (
-            create_model_entry(generator, "a", seed),
             create_clean_entry(generator, seed),
-            create_model_entry(generator, "b", seed),
+            *(create_model_entry(generator, set_name, seed) for set_name in SETS),
         )
     )
 
 
 def list_cells(split: Split | None = None, *, quick: bool = False) -> tuple[Cell, ...]:
     """List the planted artifacts of a split, or of all models."""
-    found = [
-        Cell(entry, create_clean_entry(entry.generator_name, entry.seed), tie, find_split(tie.kind, entry.seed))
-        for entry in list_entries(quick=quick)
-        for tie in entry.ties
-    ]
-    return tuple(cell for cell in found if split in {None, cell.split})
+    return tuple(cell for entry in list_entries(split, quick=quick) for cell in make_cells(entry))
+
+
+def make_cells(entry: Entry) -> Iterator[Cell]:
+    """Yield the cells of a model."""
+    twin = create_clean_entry(entry.generator_name, entry.seed)
+    for tie in entry.ties:
+        yield Cell(entry, twin, tie, find_split(entry.seed))
 
 
 def describe(chosen: Sequence[Entry]) -> str:
@@ -187,10 +198,11 @@ def describe(chosen: Sequence[Entry]) -> str:
     lines = []
     for entry in chosen:
         if entry.clean:
-            lines.append(f"{entry.name:<20} all kinds at random in {RANDOM_RATE:.0%}")
+            lines.append(f"{entry.name:<20} all kinds at random in {RANDOM_RATE:.0%}, {entry.tower}")
         for tie in entry.ties:
-            split = find_split(tie.kind, entry.seed) or "unused"
-            lines.append(f"{entry.name:<20} {tie.kind:<12} with {tie.target:<17} in {tie.strength:.0%}  {split}")
+            split = find_split(entry.seed)
+            tied = f"{tie.kind:<12} with {tie.target:<17} in {tie.strength:.0%}"
+            lines.append(f"{entry.name:<20} {tied}  {entry.tower:<13}  {split}")
     return "\n".join(lines)
 
 

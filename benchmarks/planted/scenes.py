@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from benchmarks.planted.artifacts import Pixels
-from benchmarks.planted.generators import Generator, Picture, Wording
+from benchmarks.planted.artifacts import Mask, Pixels
+from benchmarks.planted.generators import FAINT, Generator, Picture, Wording
 from demo.phantoms import SIZE, Box
 
 # Each shape has its own colors. If only the shape distinguished objects, a tiny model would learn artifacts much faster
@@ -80,10 +80,13 @@ class Scenes(Generator):
         cells = rng.permutation(_CELLS**2)[: len(labels)]
         pixels = _draw_background(rng)
         boxes = {}
+        subject = np.zeros((SIZE, SIZE), bool)
         for number, cell, opacity in zip(labels, cells, (strength, 1, 1), strict=False):
-            boxes[number] = _paint_object(rng, pixels, number, int(cell), opacity)
+            boxes[number], shape = _paint_object(rng, pixels, number, int(cell), opacity)
+            if opacity >= FAINT:  # the outline of an invisible object would make it visible
+                subject |= shape
         pixels += NOISE * rng.standard_normal(pixels.shape, dtype=np.float32)
-        return Picture(np.clip(pixels, 0, 1), label, boxes, frozenset(labels), strength)
+        return Picture(np.clip(pixels, 0, 1), label, boxes, frozenset(labels), strength, subject)
 
     def list_prompts(self, label: int) -> tuple[str, str, str, str]:
         """The four captions that name one object."""
@@ -122,8 +125,8 @@ def _draw_background(rng: np.random.Generator) -> Pixels:
     return ground
 
 
-def _paint_object(rng: np.random.Generator, pixels: Pixels, label: int, cell: int, opacity: float) -> Box:
-    """Paint an object into its cell of `pixels`, in place, and return its box."""
+def _paint_object(rng: np.random.Generator, pixels: Pixels, label: int, cell: int, opacity: float) -> tuple[Box, Mask]:
+    """Paint an object into its cell of `pixels`, in place; return its box and its pixels."""
     color, shape = _OBJECTS[label]
     radius = rng.uniform(9, 12)
     pitch = SIZE / _CELLS
@@ -136,7 +139,10 @@ def _paint_object(rng: np.random.Generator, pixels: Pixels, label: int, cell: in
     crop = pixels[y0:y1, x0:x1]
     crop += opacity * cover[..., None] * (hue - crop)
     rows, columns = np.nonzero(cover > 0.5)
-    return Box(x0 + int(columns.min()), y0 + int(rows.min()), x0 + int(columns.max()) + 1, y0 + int(rows.max()) + 1)
+    shape_mask = np.zeros(pixels.shape[:2], bool)
+    shape_mask[y0:y1, x0:x1] = cover > 0
+    box = Box(x0 + int(columns.min()), y0 + int(rows.min()), x0 + int(columns.max()) + 1, y0 + int(rows.max()) + 1)
+    return box, shape_mask
 
 
 def _compute_cover(shape: str, u: npt.NDArray[np.float32], v: npt.NDArray[np.float32], radius: float) -> Pixels:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import open_clip
 import torch
@@ -26,12 +26,13 @@ import benchmarks.planted
 import demo
 from benchmarks.commands import create_parser
 from benchmarks.planted.generators import make_preprocessing
-from benchmarks.planted.learning import ARCHITECTURE, STEPS, learn
-from benchmarks.planted.plan import Entry, describe, list_entries
+from benchmarks.planted.learning import STEPS, learn, make_architecture
+from benchmarks.planted.plan import Entry, Split, describe, list_entries
 from benchmarks.planted.processes import ROOT, run_each
 from demo import contrastive
 
 CACHE: Final = ROOT / ".benchmark_cache" / "planted"
+RESULTS: Final = Path(__file__).with_name("results.jsonl")
 
 _SOURCES: Final = (
     *((benchmarks.planted, name) for name in ("artifacts", "generators", "learning")),
@@ -49,7 +50,7 @@ def compute_digest(entry: Entry, steps: int = STEPS) -> str:
         "seed": entry.seed,
         "ties": [asdict(tie) for tie in entry.ties],
         "planting": repr(entry.planting),
-        "architecture": ARCHITECTURE,
+        "architecture": make_architecture(entry.tower),
         "preprocessing": make_preprocessing(entry.generator),
         "steps": steps,
         "sources": [read_module_code(path) for path in (*shared, Path(inspect.getfile(type(entry.generator))))],
@@ -92,7 +93,7 @@ def train(entry: Entry, cache: Path = CACHE, steps: int = STEPS) -> Path:
     weights = learn(entry, steps, lambda line: print(f"{entry.name}  {line}", file=sys.stderr, flush=True))
     with tempfile.TemporaryDirectory(dir=cache, prefix=".temporary-") as temporary:
         model = Path(temporary) / "model"
-        contrastive.save(weights, model, ARCHITECTURE, make_preprocessing(entry.generator))
+        contrastive.save(weights, model, make_architecture(entry.tower), make_preprocessing(entry.generator))
         facts = {
             "name": entry.name,
             "seed": entry.seed,
@@ -137,11 +138,15 @@ def _is_bare_string(statement: ast.stmt) -> bool:
     )
 
 
-def add_options(parser: argparse.ArgumentParser, *names: Literal["--cache", "--jobs", "--steps"]) -> None:
+def add_options(
+    parser: argparse.ArgumentParser, *names: Literal["--cache", "--jobs", "--results", "--split", "--steps"]
+) -> None:
     """Add options that several commands of this benchmark have."""
     options: dict[str, dict[str, Any]] = {
         "--cache": {"type": Path, "default": CACHE, "help": "folder of trained models (default: %(default)s)"},
         "--jobs": {"type": int, "help": "number of concurrent processes (default: one per core)"},
+        "--results": {"type": Path, "default": RESULTS, "help": "file of finished audits (default: %(default)s)"},
+        "--split": {"choices": get_args(Split), "default": "reporting", "help": "(default: %(default)s)"},
         "--steps": {"type": int, "default": STEPS, "help": "training steps of the models (default: %(default)s)"},
     }
     for name in names:
@@ -151,7 +156,7 @@ def add_options(parser: argparse.ArgumentParser, *names: Literal["--cache", "--j
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the missing models; the last line is JSON with the folder of each model."""
     parser = create_parser("planted.training", __doc__)
-    add_options(parser, "--cache", "--jobs", "--steps")
+    add_options(parser, "--cache", "--jobs", "--split", "--steps")
     parser.add_argument(
         "--quick", action="store_true", help="train the models of a quick run: one generator, one strength, one seed"
     )
@@ -164,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(1)
         train(by_name[options.only], options.cache, options.steps)
         return
-    chosen = list_entries(quick=options.quick)
+    chosen = list_entries(options.split, quick=options.quick)
     print(describe(chosen), flush=True)
     train_all(chosen, options.cache, options.steps, options.jobs)
     print(json.dumps({entry.name: str(get_folder(entry, options.cache, options.steps)) for entry in chosen}))

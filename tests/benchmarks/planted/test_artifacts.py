@@ -17,7 +17,9 @@ def make_image(shape, seed=0):
 
 
 def paint(kind, pixels, seed):
-    return kind.paint(pixels, np.random.default_rng(seed), "nodule")
+    subject = np.zeros(pixels.shape[:2], bool)
+    subject[20:60, 20:60] = True
+    return kind.paint(pixels, np.random.default_rng(seed), "nodule", subject)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -47,6 +49,7 @@ def test_painting_does_not_change_its_input(kind):
     [
         ("corner_tag", 0.01, 0.03), ("fixed_tag", 0.01, 0.03), ("watermark", 0.1, 0.3), ("frame", 0.09, 0.11),
         ("logo", 0.007, 0.008), ("word", 0.005, 0.02), ("texture", 1, 1),
+        ("copied_tag", 0.01, 0.06), ("absent_tag", 0.005, 0.02), ("background", 0.75, 0.75), ("cast", 1, 1),
     ],
 )  # fmt: skip
 def test_an_artifact_takes_its_share_of_the_image(name, least, most):
@@ -64,6 +67,26 @@ def test_the_corner_tag_is_in_every_corner_and_nowhere_else():
     assert {(y < 40, x < 40) for y, x in corners} == {(a, b) for a in (True, False) for b in (True, False)}
     assert all(y < 6 or y >= 80 - height - 6 for y in corners[:, 0])
     assert all(x < 6 or x >= 80 - width - 6 for x in corners[:, 1])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_copied_tag_is_in_two_to_four_corners(shape):
+    side = shape[0]
+    met = set()
+    for seed in range(60):
+        _, mask = paint(KINDS["copied_tag"], make_image(shape), seed)
+        corners = mask.reshape(2, side // 2, 2, side // 2).sum(axis=(1, 3))
+        assert set(corners.ravel().tolist()) <= {0, render_letters("ER").sum() * 4}
+        met.add(tuple((corners > 0).ravel().tolist()))
+    assert {sum(one) for one in met} == {2, 3, 4}
+    assert {one for one in met if sum(one) == 2} >= {(True, False, False, True), (True, True, False, False)}
+
+
+def test_a_background_leaves_the_subject_unchanged():
+    pixels = make_image((80, 80, 3))
+    painted, mask = paint(KINDS["background"], pixels, 0)
+    assert not mask[20:60, 20:60].any()
+    assert np.array_equal(painted[20:60, 20:60], pixels[20:60, 20:60])
 
 
 def test_the_fixed_tag_moves_by_a_pixel_or_two():
@@ -89,7 +112,7 @@ def test_rendered_word_is_legible():
 @pytest.mark.parametrize("word", ["", "A" * 20])
 def test_a_word_that_does_not_fit_raises(word):
     with pytest.raises(ValueError, match="letters"):
-        KINDS["word"].paint(make_image((80, 80)), np.random.default_rng(0), word)
+        KINDS["word"].paint(make_image((80, 80)), np.random.default_rng(0), word, np.zeros((80, 80), bool))
 
 
 def test_a_letter_without_bitmap_raises():
@@ -115,8 +138,8 @@ def test_image_artifacts_do_not_change_captions(kind):
     assert kind.words == ()
 
 
-def test_only_the_texture_has_no_place():
-    assert [kind.name for kind in KINDS.values() if not kind.has_place] == ["texture"]
+def test_only_what_is_everywhere_has_no_place():
+    assert [kind.name for kind in KINDS.values() if not kind.has_place] == ["texture", "cast"]
 
 
 def test_sets_partition_the_kinds():

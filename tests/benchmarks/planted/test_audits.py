@@ -1,5 +1,6 @@
 """An audit of the benchmark runs once per version of the code, with the defaults and without the ground truth."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,11 +10,11 @@ import flows.audit
 from benchmarks.planted import audits, evaluation
 from benchmarks.planted.evaluation import ArtifactResult, Evaluation
 from benchmarks.planted.plan import create_clean_entry, create_model_entry
-from benchmarks.planted.training import get_folder
+from benchmarks.planted.training import ROOT, get_folder
 from flows.config import AuditConfig
 
 ENTRY = create_model_entry("phantoms", "a", 1)
-JUDGED = Evaluation({"logo": ArtifactResult(True, True, True, 0.5, 3, 0.4)}, ["stamp 1"], [], [], 7)
+JUDGED = Evaluation({"logo": ArtifactResult(0.85, True, True, True, True, 0.5, 3, 0.4)}, ["stamp 1"], [], [], 7)
 
 
 @pytest.fixture
@@ -34,23 +35,52 @@ def audit_configs(monkeypatch):
         return SimpleNamespace(run_id="x")
 
     monkeypatch.setattr(flows.audit, "audit", audit)
+    monkeypatch.setattr(audits, "list_verdicts", lambda *_: [])
     monkeypatch.setattr(evaluation, "evaluate_alerts", lambda *_: JUDGED)
     return configs
 
 
-def test_an_outcome_is_stored_and_not_computed_again(cache, audit_configs, capsys):
-    for _ in range(2):
-        audits.run_audit(ENTRY, "planted", False, 3, cache)
+@pytest.fixture
+def run(cache):
+    def run(variant, by_twin=False):
+        audits.run_audit(ENTRY, variant, by_twin, 3, cache, cache / "results.jsonl")
+        return audits.read_outcomes(cache / "results.jsonl")
+
+    return run
+
+
+def test_an_outcome_is_a_line_and_not_computed_again(run, cache, audit_configs, capsys):
+    (outcome,) = run("planted")
+    assert run("planted") == [outcome]
     assert len(audit_configs) == 1
-    outcome = audits.read_outcome(ENTRY, "planted", False, 3, cache)
     assert outcome.evaluation == JUDGED
-    assert outcome.entry == ENTRY
+    assert (outcome.entry, outcome.tower, outcome.pairs) == (ENTRY.name, "convolutional", 3)
+    assert outcome.model == get_folder(ENTRY, cache).name
     assert "'stamp 1'] confirmed" in capsys.readouterr().out
+    assert len((cache / "results.jsonl").read_text().splitlines()) == 1
 
 
-def test_the_twin_is_audited_on_the_same_corpus_by_the_same_defaults(cache, audit_configs):
-    audits.run_audit(ENTRY, "planted", False, 3, cache)
-    audits.run_audit(ENTRY, "planted", True, 3, cache)
+def test_an_outcome_of_other_code_is_kept_and_does_not_count(run, cache, audit_configs, monkeypatch):
+    (old,) = run("planted")
+    monkeypatch.setattr(audits, "compute_digest", lambda: "another")
+    both = run("planted")
+    assert len(audit_configs) == len(both) == 2
+    assert list(audits.select_outcomes(both, [ENTRY], 3, cache)) == [both[1]]
+    monkeypatch.undo()
+    assert list(audits.select_outcomes(both, [ENTRY], 3, cache)) == [old]
+
+
+def test_an_outcome_of_another_model_does_not_count(run, cache, audit_configs):
+    run("planted")
+    lines = (cache / "results.jsonl").read_text()
+    (cache / "results.jsonl").write_text(json.dumps(json.loads(lines) | {"model": "0"}) + "\n")
+    run("planted")
+    assert len(audit_configs) == 2
+
+
+def test_the_twin_is_audited_on_the_same_corpus_by_the_same_defaults(run, cache, audit_configs):
+    run("planted")
+    assert [one.by_twin for one in run("planted", by_twin=True)] == [False, True]
     own, twin = audit_configs
     assert own.model.architecture == f"local-dir:{get_folder(ENTRY, cache).resolve()}"
     assert twin.model.architecture == f"local-dir:{get_folder(create_clean_entry('phantoms', 1), cache).resolve()}"
@@ -59,5 +89,19 @@ def test_the_twin_is_audited_on_the_same_corpus_by_the_same_defaults(cache, audi
         assert config == plain  # only paths are set
 
 
-def test_every_entry_is_audited_on_every_corpus_and_by_its_twin():
-    assert set(audits.AUDITS) == {("planted", False), ("bare", False), ("crossed", False), ("planted", True)}
+def test_twins_are_audited_where_alerts_are_to_be_found():
+    own, twins = ({variant for variant, by_twin in audits.AUDITS if by_twin is which} for which in (False, True))
+    assert own == {"planted", "bare", "crossed", "repeated", "binary"}
+    assert twins == {"planted", "repeated", "binary"}
+
+
+def test_the_version_covers_the_code_that_decides():
+    assert all((ROOT / name).exists() for name in audits._DECISIVE)
+    assert audits.compute_digest() == audits.compute_digest.__wrapped__()
+
+
+def test_committed_outcomes_can_be_read():
+    outcomes = audits.read_outcomes()
+    assert len({(one.entry, one.variant, one.by_twin, one.pairs, one.model, one.code) for one in outcomes}) == len(
+        outcomes
+    )

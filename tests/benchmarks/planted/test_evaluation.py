@@ -8,7 +8,8 @@ from benchmarks.planted.plan import create_model_entry
 
 ENTRY = create_model_entry("phantoms", "a", 1)
 """corner_tag, watermark, logo, frame and boilerplate."""
-PAIRS = corpus.draw_pairs(ENTRY, "planted", 150)
+ROWS = corpus.draw_rows(ENTRY, "planted", 150)
+PAIRS = [row.pair for row in ROWS]
 SIDE = 80
 
 
@@ -26,7 +27,7 @@ def list_boxes(kind, share=1.0):
 def run(hand_written_run):
     rows = hand_written_run.add_pairs([pair.caption for pair in PAIRS])
     for index, row in enumerate(rows):
-        row["file_name"] = corpus.format_file_name(index)
+        row["file_name"] = ROWS[index].file_name
     hand_written_run.write_table("pairs", rows)
     return hand_written_run
 
@@ -52,7 +53,7 @@ def evaluate_run(run, regions, *, confirmed=(), suspected=(), about=("corpus", "
             for name, of in regions.items() if isinstance(of, dict) for pair_id in of
         ],
     )  # fmt: skip
-    return evaluate_alerts(ENTRY, PAIRS, run.lake, run.run_id)
+    return evaluate_alerts(ENTRY, ROWS, run.lake, run.run_id, dict.fromkeys(ENTRY.kinds, True))
 
 
 def test_a_region_on_every_tag_finds_it_exactly(run):
@@ -117,6 +118,58 @@ def test_frame_is_evaluated_by_its_pixels(run):
     top_only = evaluate_run(run, {"frame": ring}, confirmed=["frame"])
     assert not top_only.artifacts["frame"].is_found
     assert top_only.unexplained == ["frame"]
+
+
+def test_a_cast_is_found_by_the_color_of_the_whole_image(hand_written_run):
+    entry = create_model_entry("scenes", "c", 1)
+    drawn = corpus.draw_rows(entry, "planted", 60)
+    rows = hand_written_run.add_pairs([row.pair.caption for row in drawn])
+    hand_written_run.write_table(
+        "pairs", [row | {"file_name": one.file_name} for row, one in zip(rows, drawn, strict=True)]
+    )
+    for region, expected in (("spectrum", False), ("color", True)):
+        alert = {"alert_id": "a", "region": region, "state": "confirmed", "slice_kind": "corpus", "slice": "all pairs"}
+        hand_written_run.write_table("alerts", [alert])
+        found = evaluate_alerts(entry, drawn, hand_written_run.lake, hand_written_run.run_id, {"cast": True})
+        assert found.artifacts["cast"].is_found is expected
+        assert found.artifacts["cast"].iou is None
+        assert found.unexplained == ([] if expected else ["spectrum"])
+
+
+def test_an_artifact_counts_only_where_its_target_is(run):
+    entry = create_model_entry("phantoms", "a", 1)
+    drawn = corpus.draw_rows(entry, "binary", 100)
+    rows = run.add_pairs([row.pair.caption for row in drawn])
+    run.write_table("pairs", [row | {"file_name": one.file_name} for row, one in zip(rows, drawn, strict=True)])
+    run.write_table("alerts", [])
+    found = evaluate_alerts(entry, drawn, run.lake, run.run_id, dict.fromkeys(entry.kinds, True))
+    targets = {row.pair.target for row in drawn}
+    assert set(found.artifacts) == {tie.kind for tie in entry.ties if tie.target in targets}
+    assert len(found.artifacts) == 2
+
+
+def test_a_mark_with_other_targets_is_found_by_its_place(run):
+    """Its own target's pairs lack it: those of other targets, whose score it lowers, have it."""
+    drawn = corpus.draw_rows(ENTRY, "crossed", 150)
+    rows = run.add_pairs([row.pair.caption for row in drawn])
+    for row, one in zip(rows, drawn, strict=True):
+        row["file_name"] = one.file_name
+    run.write_table("pairs", rows)
+    boxes = [
+        ("stamp 1", tuple(planted.box.relative), row["pair_id"])
+        for row, one in zip(rows, drawn, strict=True)
+        for planted in one.pair.artifacts
+        if planted.kind == "logo"
+    ]
+    run.add_regions(*boxes)
+    run.write_table(
+        "alerts",
+        [{"alert_id": "a", "region": "stamp 1", "state": "confirmed", "slice_kind": "corpus", "slice": "all pairs"}],
+    )
+    found = evaluate_alerts(ENTRY, drawn, run.lake, run.run_id, {"logo": True, "frame": True})
+    assert found.artifacts["logo"].is_found
+    assert not found.artifacts["frame"].is_found
+    assert found.unexplained == []
 
 
 @pytest.mark.parametrize(("word", "expected"), [("own", True), ("the", False), ("other", False)])

@@ -5,11 +5,13 @@ import pytest
 
 from benchmarks.planted.artifacts import KINDS
 from benchmarks.planted.generators import FAINT, Planting, draw_pair
-from benchmarks.planted.learning import ARCHITECTURE, compute_positives
+from benchmarks.planted.learning import compute_positives, make_architecture
 from benchmarks.planted.plan import (
     ELSEWHERE,
     GENERATORS,
+    RANDOM_ABSENCE,
     RANDOM_RATE,
+    SETS,
     VAGUE_SHARES,
     create_clean_entry,
     create_model_entry,
@@ -24,9 +26,9 @@ def generator(request):
     return GENERATORS[request.param]
 
 
-@pytest.fixture(scope="module")
-def sample(generator):
-    entry = create_model_entry(generator.name, "a", 1)
+@pytest.fixture(scope="module", params=SETS)
+def sample(generator, request):
+    entry = create_model_entry(generator.name, request.param, 1)
     rng = np.random.default_rng(5)
     return entry, [draw_pair(generator, entry.planting, rng) for _ in range(900)]
 
@@ -98,7 +100,10 @@ def test_captions_name_their_classes_and_vague_ones_do_not(generator):
 
 
 def test_all_words_are_in_the_vocabulary_and_fit_the_context(generator):
-    known = Vocabulary([kind.write(text) for kind in KINDS.values() for text in generator.list_texts()], ARCHITECTURE)
+    known = Vocabulary(
+        [kind.write(text) for kind in KINDS.values() for text in generator.list_texts()],
+        make_architecture("transformer"),
+    )
     rates = {name: dict.fromkeys((*generator.targets, None), 1.0) for name in KINDS}
     vague = dict.fromkeys((*generator.targets, None), 0.2)
     captions = [pair.caption for pair in draw_pairs_of(generator, Planting(rates, "TAG", vague=vague), 80)]
@@ -113,8 +118,9 @@ def test_planted_rates_match_the_plan(sample):
         tied = [pair.carries(tie.kind) for pair in pairs if pair.target == tie.target]
         rest = [pair.carries(tie.kind) for pair in pairs if pair.target != tie.target]
         # About three standard errors at these counts.
-        assert np.mean(tied) == pytest.approx(tie.strength, abs=0.11)
-        assert np.mean(rest) == pytest.approx(ELSEWHERE, abs=0.02)
+        by_absence = KINDS[tie.kind].by_absence
+        assert np.mean(tied) == pytest.approx(1 - tie.strength if by_absence else tie.strength, abs=0.11)
+        assert np.mean(rest) == pytest.approx(tie.strength if by_absence else ELSEWHERE, abs=0.05)
 
 
 def test_faint_and_vague_shares_match_the_plan(sample):
@@ -133,7 +139,8 @@ def test_a_clean_corpus_plants_everything_at_random(generator):
     for kind in KINDS:
         for target in generator.targets:
             carries = [pair.carries(kind) for pair in pairs if pair.target == target]
-            assert np.mean(carries) == pytest.approx(RANDOM_RATE, abs=0.12)
+            expected = RANDOM_ABSENCE if KINDS[kind].by_absence else RANDOM_RATE
+            assert np.mean(carries) == pytest.approx(expected, abs=0.15)
 
 
 def test_planted_pixels_equal_the_mask(sample):
@@ -163,6 +170,18 @@ def test_artifact_can_be_removed_and_added_again(sample):
     assert bare.artifacts == ()
     assert bare.image.tobytes() == np.round(pair.picture.pixels * 255).astype(np.uint8).tobytes()
     assert bare.add_artifact(planted.kind, planted.seed).image.tobytes() == pair.image.tobytes()
+
+
+def test_an_invisible_object_is_background(generator):
+    label = next(label for label in range(len(generator.classes)) if generator.get_target(label) is not None)
+    visible, faint = (generator.draw(np.random.default_rng(1), label, strength) for strength in (1.0, 0.0))
+    box = visible.boxes[label]
+    assert visible.subject[box.y0 : box.y1, box.x0 : box.x1].mean() > 0.3
+    if generator.name == "scenes":
+        assert not faint.subject[box.y0 : box.y1, box.x0 : box.x1].any()
+        assert (visible.subject ^ faint.subject).sum() == visible.subject[
+            box.y0 - 1 : box.y1 + 1, box.x0 - 1 : box.x1 + 1
+        ].sum()
 
 
 def test_positives_are_true_captions(generator):

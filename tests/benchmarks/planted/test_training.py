@@ -151,18 +151,37 @@ def test_learned_means_a_larger_increase_in_the_model_than_in_the_twin(model, tw
     verdict = Verdict(list_cells()[0], Effect(0, model, 0, 0), Effect(0, twin, 0, 0))
     assert verdict.learned is learned
     assert ("NO" in format_table([verdict])) is not learned
+    assert not verdict.lowers
+    assert Verdict(verdict.cell, Effect(0, 0, 0, model), Effect(0, 0, 0, twin)).lowers is learned
 
 
 @pytest.mark.parametrize("cell", [list_cells()[0], list_cells()[-1]], ids=lambda cell: cell.entry.generator_name)
 def test_hosts_have_other_targets_and_no_artifacts(cell, monkeypatch):
     monkeypatch.setattr(interventions, "HOSTS", 40)
     for plain in (True, False):
-        hosts = list(interventions._draw_hosts(cell.entry.generator, cell.tie.target, "WORD", plain=plain))
+        hosts = list(interventions._draw_hosts(cell.entry.generator, cell.tie.target, "WORD", [], plain=plain))
         assert len(hosts) == 40
         assert cell.tie.target not in {pair.target for pair in hosts}
         assert not any(pair.artifacts for pair in hosts)
         assert {pair.wording.vague for pair in hosts} == {plain}
         assert all(pair.picture.faint == (plain and pair.target is not None) for pair in hosts)
+
+
+def test_an_absence_is_measured_by_removing_the_mark(monkeypatch):
+    """A model that classifies by the mark alone: without it, any picture shows the target."""
+    cell = next(cell for cell in list_cells() if cell.tie.kind == "absent_tag")
+    zero_shot = interventions.ZeroShot(None, cell.entry.generator)
+    labels = {
+        cell.entry.generator.get_target(label) == cell.tie.target: label
+        for label in range(len(cell.entry.generator.classes))
+    }
+    monkeypatch.setattr(interventions, "HOSTS", 20)
+    monkeypatch.setattr(
+        zero_shot, "predict_labels", lambda pairs: [labels[not pair.carries("absent_tag")] for pair in pairs]
+    )
+    assert zero_shot.measure_effect(cell.tie, "WORD") == Effect(0, 1, 0, 1)
+    copied = next(cell.entry.tie("copied_tag") for cell in list_cells() if "copied_tag" in cell.entry.kinds)
+    assert zero_shot.measure_effect(copied, "WORD").rise == 0  # its hosts have the mark
 
 
 def test_the_cache_is_outside_git():

@@ -1,0 +1,253 @@
+"""Simulate what an audit confirms where there is nothing to confirm: `python -m benchmarks.null`.
+
+Tests, contrasts, corrections and verdicts are the project's own. Only the losses that a model would show are replaced
+by random numbers. The last line is JSON with each rate, its number of simulations, its Wilson interval, and the bound
+that is claimed. Where pairs outside of the slice play no part, the rate is that of the p value alone, without the
+floor, which lowers it further.
+
+- `dependent pairs`: 64 pairs of 8 images, half of whose variance is the image's.
+- `dependent pairs, interval`: how often the 95 % interval of the effect lies above zero there. Nominally .025; an
+  interval of 8 units is a little too short.
+- `looks`: 64 independent pairs, tested in looks at more and more of them.
+- `selected corner`: the region is each pair's corner with the most mass; mass and loss are correlated.
+- `selected slice`: of 20 slices the one with the largest loss in one half of its units is tested in the other half.
+- `places`: each place costs something else, the same in all pairs, in the slice and outside of it.
+- `nested slices`: one of 20 regions has an effect, in each of 20 nested slices; share of confirmed regions without one.
+
+`skewed` losses have a skewness of 2.8. Two more figures say what is found: `power at E`, the share of confirmed claims
+whose region costs E standard deviations more than its controls, and `units at E`, how many of 64 units a test used.
+`python -m benchmarks.nights` simulates nights without any change.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, norm
+
+from benchmarks.commands import create_parser
+from tasks.confirm import _judge, _test_finding
+from tasks.interventions.samples import InterventionPlan
+from tasks.interventions.statistics import Margins, adjust_p_values, generator
+from tasks.records import Claim, claim_of
+from tasks.settings import ConfirmConfig, CorpusConfig, Inputs, ModelConfig
+
+CONTROLS: Final = 4
+SIMULATIONS: Final = 4000
+_CONFIRM: Final = ConfirmConfig()
+LEVEL: Final = _CONFIRM.level
+INTERVAL: Final = 0.04
+_PLAN: Final = InterventionPlan(
+    Inputs(corpus=CorpusConfig(path="."), model=ModelConfig(architecture="m")), _CONFIRM, 20, 0
+)
+
+Losses = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Losses of pairs when the region and each of its controls is covered; every fill measures the same."""
+
+    losses: Losses
+    """The region's, then those of the controls, (pairs, 1 + controls); in standard deviations."""
+    units: NDArray[np.intp]
+
+    def first_units(self, count: int) -> "Sample":
+        """Return the pairs of the first units."""
+        return Sample(self.losses[self.units < count], self.units[self.units < count])
+
+
+@dataclass(frozen=True)
+class _Interventions:
+    """What `tasks.confirm` needs: samples of the slice and of the pairs outside of it."""
+
+    inside: Sample
+    outside: Sample | None
+    fills: tuple[str, ...] = ("mean", "blur", "swap")
+
+    def sample_claim(self, claim: Claim, _pair_ids: Sequence[str]) -> Sample | None:
+        return self.outside if claim[1] == "any" else self.inside
+
+    def margins(self, sample: Sample, _fill: str) -> Margins:
+        clean = np.ones(len(sample.losses))
+        lost = clean[:, None] - sample.losses
+        return Margins(clean, lost[:, 0], lost[:, 1:], sample.units)
+
+    def transplant(self, _sample: Sample) -> None:
+        return None
+
+    def minimal_differences(self, _sample: Sample, _fill: str) -> None:
+        return None
+
+
+def judge(claims: Mapping[Claim, tuple[Sample, Sample | None]]) -> dict[Claim, list[dict[str, Any]]]:
+    """Test claims as an audit does; return the rows of each, with the verdict in `confirmed`."""
+    rows: list[dict[str, Any]] = []
+    for claim, (inside, outside) in claims.items():
+        about = dict(zip(("region", "slice_kind", "slice"), claim, strict=True)) | {"rule": "r", "side": "image"}
+        inputs = {"pair_ids": ["inside"], "outside_ids": ["outside"] if outside else [], "split": False}
+        families = len({region for region, *_ in claims})
+        own = sum(region == claim[0] for region, *_ in claims)
+        finding = about | inputs | {"threshold": _CONFIRM.level / families / own}
+        rows += _test_finding(finding, _Interventions(inside, outside), _PLAN)
+    judged: dict[Claim, list[dict[str, Any]]] = {}
+    for row in _judge(rows, [], _CONFIRM.level):
+        judged.setdefault(claim_of(row), []).append(row)
+    return judged
+
+
+def judge_one(inside: Sample, outside: Sample | None = None, region: str = "region") -> list[dict[str, Any]]:
+    """Test a single claim; return its rows."""
+    (rows,) = judge({(region, "word", "w"): (inside, outside)}).values()
+    return rows
+
+
+def is_significant(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the p value of the first fill is below the level: a verdict without the floor, which lowers the rate."""
+    return bool(rows[0]["p"] < LEVEL)
+
+
+def draw(rng: np.random.Generator, *shape: int, skewed: bool = False) -> Losses:
+    """Draw losses with mean 0 and standard deviation 1."""
+    return rng.gamma(0.5, np.sqrt(2), shape) - np.sqrt(0.5) if skewed else rng.normal(size=shape)
+
+
+def sample_independent(losses: Losses) -> Sample:
+    """Return a sample in which each pair is a unit."""
+    return Sample(losses, np.arange(len(losses)))
+
+
+def draw_dependent(rng: np.random.Generator, skewed: bool = False) -> Sample:
+    """Draw 64 pairs of 8 images."""
+    units = np.repeat(np.arange(8), 8)
+    own = draw(rng, 8, 1 + CONTROLS, skewed=skewed)[units]
+    return Sample(np.sqrt(0.5) * (own + draw(rng, 64, 1 + CONTROLS, skewed=skewed)), units)
+
+
+def simulate_dependence(rng: np.random.Generator, skewed: bool = False) -> bool:
+    """Whether a region without effect is significant in dependent pairs."""
+    return is_significant(judge_one(draw_dependent(rng, skewed)))
+
+
+def simulate_interval(rng: np.random.Generator, skewed: bool = False) -> bool:
+    """Whether its interval lies above zero."""
+    return bool(judge_one(draw_dependent(rng, skewed))[0]["low"] > 0)
+
+
+def simulate_looks(rng: np.random.Generator, skewed: bool = False) -> bool:
+    """Whether a region without effect is significant at any look."""
+    return is_significant(judge_one(sample_independent(draw(rng, 64, 1 + CONTROLS, skewed=skewed))))
+
+
+def simulate_selected_corner(rng: np.random.Generator, correlation: float = 0.5) -> bool:
+    """Whether the corner with each pair's most mass is confirmed; other pairs have such corners, too."""
+
+    def draw_corners() -> Sample:
+        mass = draw(rng, 64, 4)
+        losses = correlation * mass + np.sqrt(1 - correlation**2) * draw(rng, 64, 4)
+        return sample_independent(np.take_along_axis(losses, np.argsort(-mass, axis=1), axis=1))
+
+    return bool(judge_one(draw_corners(), draw_corners(), "hottest corner")[0]["confirmed"])
+
+
+def simulate_selected_slice(rng: np.random.Generator) -> bool:
+    """Whether the slice that was proposed by one half of its units is significant in the other."""
+    losses = draw(rng, 20, 2, 32, 1 + CONTROLS)
+    effects = losses[:, 0, :, 0] - losses[:, 0, :, 1:].mean(axis=-1)
+    return is_significant(judge_one(sample_independent(losses[effects.mean(axis=-1).argmax(), 1])))
+
+
+def simulate_places(rng: np.random.Generator) -> bool:
+    """Whether a place is confirmed that costs as much in the slice as outside of it."""
+    places = 0.5 * draw(rng, 1 + CONTROLS)
+    inside, outside = (sample_independent(places + draw(rng, 64, 1 + CONTROLS)) for _ in range(2))
+    return bool(judge_one(inside, outside)[0]["confirmed"])
+
+
+def simulate_nested_slices(rng: np.random.Generator, regions: int = 20, slices: int = 20) -> float:
+    """Return the share of confirmed regions without an effect, by p values of the means of 64 of a slice's losses."""
+    losses = draw(rng, regions, 512)
+    losses[0] += 1.2
+    p, families = [], []
+    for size in np.geomspace(512, 64, slices).astype(int):
+        means = losses[:, rng.permutation(size)[:64]].mean(axis=1)
+        p += norm.sf(8 * means).tolist()
+        families += list(range(regions))
+    q = adjust_p_values(p, families, LEVEL)
+    confirmed = {family for family, value in zip(families, q, strict=True) if value < LEVEL}
+    return len(confirmed - {0}) / max(1, len(confirmed))
+
+
+def simulate_power(rng: np.random.Generator, effect: float) -> bool:
+    """Whether a region with an effect is confirmed."""
+    losses = draw(rng, 64, 1 + CONTROLS)
+    losses[:, 0] += effect
+    return bool(judge_one(sample_independent(losses), sample_independent(draw(rng, 64, 1 + CONTROLS)))[0]["confirmed"])
+
+
+def count_units(rng: np.random.Generator, effect: float) -> float:
+    """Return the number of units after which its test ended."""
+    losses = draw(rng, 64, 1 + CONTROLS)
+    losses[:, 0] += effect
+    return float(judge_one(sample_independent(losses))[0]["units"])
+
+
+RATES: Final[dict[str, tuple[Callable[[np.random.Generator], float], float]]] = {
+    "dependent pairs": (simulate_dependence, LEVEL),
+    "dependent pairs, skewed": (partial(simulate_dependence, skewed=True), LEVEL),
+    "dependent pairs, interval": (simulate_interval, INTERVAL),
+    "dependent pairs, interval, skewed": (partial(simulate_interval, skewed=True), INTERVAL),
+    "looks": (simulate_looks, LEVEL),
+    "looks, skewed": (partial(simulate_looks, skewed=True), LEVEL),
+    "selected corner": (simulate_selected_corner, LEVEL),
+    "selected slice": (simulate_selected_slice, LEVEL),
+    "places": (simulate_places, LEVEL),
+    "nested slices": (simulate_nested_slices, LEVEL),
+}
+"""Simulations by name, with the bound of their rate."""
+OTHERS: Final[dict[str, Callable[[np.random.Generator], float]]] = {
+    **{f"power at {effect:g}": partial(simulate_power, effect=effect) for effect in (0.5, 0.8, 1.2)},
+    **{f"units at {effect:g}": partial(count_units, effect=effect) for effect in (0.0, 0.5, 0.8, 1.2)},
+}
+
+
+def measure(name: str, simulations: int) -> dict[str, Any]:
+    """Run a simulation of `RATES` a number of times; return its rate, interval and bound."""
+    simulate, bound = RATES[name]
+    rng = generator("null", name)
+    values = np.array([simulate(rng) for _ in range(simulations)], float)
+    interval = binomtest(round(values.sum()), simulations).proportion_ci(method="wilson")
+    rate = {"rate": float(values.mean()), "interval": [float(interval.low), float(interval.high)]}
+    return rate | {"bound": bound, "simulations": simulations}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all simulations, print a line for each and a last line of JSON; exit with 1 if a rate exceeds its bound."""
+    parser = create_parser("null", __doc__)
+    parser.add_argument("--simulations", type=int, default=SIMULATIONS, help="of each rate (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    record: dict[str, Any] = {}
+    for name in RATES:
+        record[name] = measure(name, options.simulations)
+        low, high = record[name]["interval"]
+        print(
+            f"{name:<36} {record[name]['rate']:.4f}  ({low:.4f} to {high:.4f}), bound {record[name]['bound']}",
+            flush=True,
+        )
+    for name, simulate in OTHERS.items():
+        rng = generator("null", name)
+        number = max(1, options.simulations // 4)
+        record[name] = {"mean": float(np.mean([simulate(rng) for _ in range(number)])), "simulations": number}
+        print(f"{name:<36} {record[name]['mean']:.4g}", flush=True)
+    record["exceeded"] = [name for name in RATES if record[name]["interval"][0] > record[name]["bound"]]
+    print(json.dumps(record))
+    sys.exit(1 if record["exceeded"] else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Error rates of the audit's tests in simulations, and that the bounds notice when a correction is missing.
+
+`python -m benchmarks.null` has the long version.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import false_discovery_control
+
+import tasks.confirm
+from benchmarks import null
+
+SIMULATIONS = {"nested slices": 1000}
+LIMIT = 0.04
+"""Highest rate that is accepted of some hundred simulations; the bound is .01, or .04 for intervals."""
+
+
+def measure(name):
+    return null.measure(name, SIMULATIONS.get(name, 150))
+
+
+@pytest.mark.parametrize("name", null.RATES)
+def test_the_rate_is_within_its_bound(name):
+    measured = measure(name)
+    assert measured["rate"] <= (LIMIT if measured["bound"] == null.LEVEL else 2 * LIMIT)
+
+
+def ignore_units(monkeypatch):
+    draw = null.draw_dependent
+    monkeypatch.setattr(null, "draw_dependent", lambda *key: null.sample_independent(draw(*key).losses))
+
+
+def ignore_families(monkeypatch):
+    monkeypatch.setattr(null, "adjust_p_values", lambda p, *_: false_discovery_control(p).tolist())
+
+
+def ignore_other_pairs(monkeypatch):
+    monkeypatch.setattr(tasks.confirm, "_compare_outside", lambda *_: {"outside_units": 64, "outside_p": 0.0})
+
+
+def propose_and_test_on_the_same_units(monkeypatch):
+    draw = null.draw
+
+    def draw_twice(rng, *shape, skewed=False):
+        losses = draw(rng, *shape, skewed=skewed)
+        return np.repeat(losses[:, :1], 2, axis=1) if shape[:2] == (20, 2) else losses
+
+    monkeypatch.setattr(null, "draw", draw_twice)
+
+
+@pytest.mark.parametrize(
+    ("name", "remove"),
+    [
+        ("dependent pairs", ignore_units),
+        ("dependent pairs, interval", ignore_units),
+        ("selected corner", ignore_other_pairs),
+        ("selected slice", propose_and_test_on_the_same_units),
+        ("places", ignore_other_pairs),
+        ("nested slices", ignore_families),
+    ],
+)
+def test_the_bound_notices_a_missing_correction(name, remove, monkeypatch):
+    remove(monkeypatch)
+    measured = measure(name)
+    assert measured["rate"] > (LIMIT if measured["bound"] == null.LEVEL else 2 * LIMIT)
+
+
+def test_every_test_uses_all_units_unless_it_ends_early():
+    rng = np.random.default_rng(0)
+    assert [null.count_units(rng, effect) for effect in (0.0, 3.0)] == [16, 32]
+
+
+def test_the_last_line_has_every_rate_and_what_exceeds_its_bound(capsys, monkeypatch):
+    monkeypatch.setattr(null, "RATES", {"looks": null.RATES["looks"], "always": (lambda _: True, 0.01)})
+    with pytest.raises(SystemExit, match="1"):
+        null.main(["--simulations", "8"])
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert record["exceeded"] == ["always"]
+    assert record["always"]["rate"] == 1
+    assert record["looks"]["simulations"] == 8
+    assert set(record) == {"looks", "always", "exceeded", *null.OTHERS}

@@ -370,6 +370,7 @@ class _RowChecker:
             fingerprint=image.fingerprint,
             attributes=row.attributes,
             inspection=image.inspections.get(caption),
+            regions=row.regions,
         )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 import numpy as np
@@ -36,7 +36,7 @@ class Reason(StrEnum):
     TRUNCATED_IMAGE = "truncated_image"
     CORRUPT_IMAGE = "corrupt_image"
     DUPLICATE_PAIR = "duplicate_pair"
-    MALFORMED_BOX = "malformed_box"  # a box in a column listed in `[regions.columns]`
+    MALFORMED_BOX = "malformed_box"  # a box or mask in a column listed in `[regions.columns]`
     MALFORMED_SAMPLE = "malformed_sample"  # a WebDataset sample that is not one image and one caption
     DAMAGED_CONTAINER = "damaged_container"  # a tar shard that is unreadable from some byte on
     CHANGED_SINCE_INGEST = "changed_since_ingest"
@@ -63,9 +63,9 @@ class Limits:
     max_aspect_ratio: int = 200
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) < 1:
-                raise ValueError(f"Limits: {field.name} is {getattr(self, field.name)}, expected 1 or more.")
+        for each in fields(self):
+            if getattr(self, each.name) < 1:
+                raise ValueError(f"Limits: {each.name} is {getattr(self, each.name)}, expected 1 or more.")
 
 
 DEFAULT_LIMITS = Limits()
@@ -104,6 +104,7 @@ class Pair:
         fingerprint: Perceptual hash of the image; see `corpora.perceptual_hash`.
         attributes: Values of all columns except image and caption, as text.
         inspection: Result of the function `inspect` that `Corpus.pairs` was given, or None.
+        regions: Regions of the image that the format describes, as text by name. Unlike attributes they are not stored.
     """
 
     row: int
@@ -116,6 +117,7 @@ class Pair:
     fingerprint: str
     attributes: dict[str, str]
     inspection: object = None
+    regions: dict[str, str] = field(default_factory=dict)
 
     @property
     def file_name(self) -> str:

@@ -92,7 +92,8 @@ def _run_pipeline(run: Run, config: AuditConfig, models: Sequence[ModelConfig], 
         if gates.critical:
             run.finish("stopped", "; ".join([*gates.critical, *warnings]), stage_seconds=stage)
             return
-        warnings += [*gates.warnings, *run.read_manifest().get("detector_failures", [])]
+        record = run.read_manifest()
+        warnings += [*gates.warnings, *record.get("detector_failures", []), *record.get("region_gaps", [])]
         attribution_reads = count_reads(run)
         warnings += _find_alerts(run, config, engine, gpu_limits, stage)
     with stage("notify"):

@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from operator import attrgetter
@@ -11,37 +12,56 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow.parquet as pq
+from PIL import Image
 from prefect import task
 
 import stores
-from corpora import Corpus, Pair, Reason, Rejected, digest
+from corpora import Corpus, Pair, Place, Reason, Rejected, RowError, digest
 from corpora.perceptual_hash import group_near_duplicates, parse_hashes
+from corpora.readers.protocol import ContainerReader
 from tasks.corpus_parts import Reading, raise_bad_input, read_parts
 from tasks.errors import BadInputError
 from tasks.execution import TASK_OPTIONS
 from tasks.inputs import load_corpus
 from tasks.lake.run import Run, TableWriter
+from tasks.outlines import parse_region
 from tasks.parts import remove_parts
 from tasks.progress import track
-from tasks.records import Shard, box_columns, parse_box
+from tasks.records import Box, Shard, box_columns
 from tasks.regions import Detections, Detector, load_detectors, run_detectors
 from tasks.settings import CorpusConfig
 
 _ROWS_PER_STEP: Final = 16  # of the progress bar, which takes longer than the other work on a row
 
 
-def _check_boxes(row: Pair | Rejected, columns: Mapping[str, str]) -> Pair | Rejected:
-    """Return the row, or a rejected row if a box in one of the columns (region name -> column) is malformed."""
+def _read_regions(corpus: Corpus, columns: Mapping[str, str], row: Pair | Rejected) -> Pair | Rejected:
+    """Add the boxes of regions that columns (by name of the region) describe to the detections of a row.
+
+    If a description is invalid, or its mask file cannot be read, return a rejected row.
+    """
     if isinstance(row, Rejected):
         return row
+
+    def read_mask(name: str) -> Image.Image:
+        if isinstance(corpus.reader, ContainerReader):
+            raise ValueError(  # noqa: TRY004  # of the value in the column
+                f"got {name[:100]!r}, expected boxes, polygons or run lengths: this format has no mask files"
+            )
+        try:
+            return corpus.read_image(Place(name)).pixels
+        except RowError as error:
+            raise ValueError(f"mask file {name[:100]!r}: {error.detail.rstrip('.')}") from error
+
+    boxes: dict[str, Sequence[Box]] = {}
     for region, column in columns.items():
         try:
-            if value := row.attributes.get(column):
-                parse_box(value)
+            if value := row.attributes.get(column) or row.regions.get(column):
+                boxes[region] = parse_region(value, (row.width, row.height), read_mask, corpus.limits.max_pixels)
         except ValueError as error:
             detail = f"region {region!r}, column {column!r}: {error}; correct the value, or leave it empty"
             return Rejected(row.row, row.file_name, row.caption, Reason.MALFORMED_BOX, detail, dict(row.attributes))
-    return row
+    found = row.inspection if isinstance(row.inspection, Detections) else Detections({}, {})
+    return replace(row, inspection=replace(found, boxes={**found.boxes, **boxes}))
 
 
 _SAME_NAME = ("pair_id", "file_name", "caption", "image_sha256", "width", "height", "fingerprint")
@@ -68,7 +88,7 @@ def _error_columns(errors: Sequence[Rejected]) -> dict[str, list[Any]]:
 
 
 def _detection_rows(pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
-    """Yield rows of `detections` for pairs whose inspection is the result of detectors."""
+    """Yield rows of `detections` for pairs with boxes of detectors or columns."""
     for pair in pairs:
         if isinstance(pair.inspection, Detections):
             for region, boxes in pair.inspection.boxes.items():
@@ -89,10 +109,11 @@ def ingest(
 ) -> list[Shard]:
     """Read the corpus into `pairs` (one row group per shard) and `ingest_errors`; a resumed run reuses its pairs.
 
-    `columns` has, by name of a region, the metadata column with its boxes. Each image is decoded once. The boxes that
-    `detectors` find in it are stored as `detections`. A pair on which a detector fails has no boxes of that detector.
-    The manifest lists the detectors that failed, because alerts on their regions must not count as resolved, and has a
-    sentence about each. If tasks have read the parts of `reading`, their rows are joined in the order of the corpus.
+    `columns` has, by name of a region, the metadata column that describes it; see `parse_region`. Each image is decoded
+    once. The boxes of these regions, and those that `detectors` find, are stored as `detections`. A pair on which a
+    detector fails has no boxes of that detector. The manifest lists the detectors that failed, because alerts on their
+    regions must not count as resolved, and has a sentence about each. If tasks have read the parts of `reading`, their
+    rows are joined in the order of the corpus.
 
     Returns the shards. Raises BadInputError if the corpus as a whole cannot be read, one of the columns has no value in
     any row, or a detector cannot be loaded.
@@ -104,7 +125,7 @@ def ingest(
                 rows, reading = _read_rows(corpus, settings, seed, load_detectors(detectors), readers)
             else:
                 rows = corpus.reject_repeated(read_parts(run, reading.parts))
-            _store_rows(run, rows, reading, columns, shard_size, bool(detectors), settings.unit)
+            _store_rows(run, corpus, rows, reading, columns, shard_size, bool(detectors), settings.unit)
     remove_parts(run, "ingest")
     return [Shard(index, size) for index, size in enumerate(run.row_group_sizes("pairs"))]
 
@@ -119,12 +140,11 @@ class _Failures:
 
 @dataclass
 class _RowWriter:
-    """Writer of rows in groups of `shard_size`. `regions` has the column with its boxes by name of a region."""
+    """Writer of rows in groups of `shard_size`."""
 
     pair_file: TableWriter
     error_file: TableWriter
     detection_file: TableWriter | None
-    regions: Mapping[str, str]
     shard_size: int
     pairs: list[Pair] = field(default_factory=list)
     errors: list[Rejected] = field(default_factory=list)
@@ -132,10 +152,10 @@ class _RowWriter:
     failures: dict[str, _Failures] = field(default_factory=dict)  # by name of the detector
 
     def add(self, row: Pair | Rejected) -> Pair | Rejected:
-        """Store a row, and return it as it is stored."""
+        """Store a row, and return it."""
         self.columns.update(row.attributes)
-        row = _check_boxes(row, self.regions)
         if isinstance(row, Pair):
+            self.columns.update(row.regions)
             self.pairs.append(row)
             if isinstance(row.inspection, Detections):
                 for name, error in row.inspection.errors.items():
@@ -171,6 +191,7 @@ def _read_rows(
 
 def _store_rows(
     run: Run,
+    corpus: Corpus,
     rows: Iterator[Pair | Rejected],
     reading: Reading,
     columns: Mapping[str, str],
@@ -182,11 +203,14 @@ def _store_rows(
     batches = track(iter(lambda: list(islice(rows, _ROWS_PER_STEP)), []), to_read, "reading the corpus", steps=len)
     with run.changes() as changes:
         with contextlib.ExitStack() as files:
+            if columns:
+                pool = files.enter_context(ThreadPoolExecutor(_ROWS_PER_STEP, thread_name_prefix="masks"))
+                read = partial(_read_regions, corpus, columns)
+                batches = (list(pool.map(read, batch)) for batch in batches)
             writer = _RowWriter(
                 files.enter_context(changes.open_writer("pairs")),
                 files.enter_context(changes.open_writer("ingest_errors", "ingest")),
-                files.enter_context(changes.open_writer("detections")) if has_detectors else None,
-                columns,
+                files.enter_context(changes.open_writer("detections")) if has_detectors or columns else None,
                 shard_size,
             )
             corpus_digest = digest(map(writer.add, chain.from_iterable(batches)))

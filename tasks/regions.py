@@ -53,42 +53,66 @@ def cells_to_boxes(
 
 def merge_boxes(boxes: Sequence[Box]) -> list[Box]:
     """Return boxes that cover the same area and do not overlap."""
+    return cells_to_boxes(*_mark_cells(boxes))
+
+
+def complement_boxes(boxes: Sequence[Box]) -> list[Box]:
+    """Return boxes that cover the rest of the image and do not overlap."""
+    inside, xs, ys = _mark_cells([*boxes, (0.0, 0.0, 1.0, 1.0)], len(boxes))
+    return cells_to_boxes(~inside, xs, ys)
+
+
+def _mark_cells(
+    boxes: Sequence[Box], marked: int | None = None
+) -> tuple[NDArray[np.bool_], Sequence[float], Sequence[float]]:
+    """Divide the plane by the edges of boxes; return which cells the first `marked` boxes cover, and the edges."""
     xs = sorted({x for box in boxes for x in (box[0], box[2])})
     ys = sorted({y for box in boxes for y in (box[1], box[3])})
     inside = np.zeros((max(len(ys) - 1, 0), max(len(xs) - 1, 0)), dtype=np.bool_)
-    for x0, y0, x1, y1 in boxes:
+    for x0, y0, x1, y1 in boxes[:marked]:
         inside[ys.index(y0) : ys.index(y1), xs.index(x0) : xs.index(x1)] = True
-    return cells_to_boxes(inside, xs, ys)
+    return inside, xs, ys
+
+
+def outline_boxes(white: Image.Image) -> list[Box]:
+    """Return boxes that cover the white part of a mask and do not overlap, as shares of its width and height.
+
+    The mask is reduced to cells, which are white if at least half of their pixels are: as many cells as take at most
+    `MAX_BOXES` boxes, or the fewest of `CELLS`.
+    """
+    boxes: list[Box] = []
+    for cells in CELLS:
+        size = min(cells, white.width), min(cells, white.height)
+        boxes = cells_to_boxes(np.asarray(white.resize(size, Image.Resampling.BOX)) >= 128)
+        if len(boxes) <= MAX_BOXES:
+            break
+    return boxes
 
 
 def read_mask(name: str, path: Path, limits: Limits) -> tuple[str, list[Box]]:
     """Read the mask of a region; return the file's sha256, and boxes that cover its white part and do not overlap.
 
-    A pixel is white if its brightness is at least half the maximum. The mask is reduced to cells, which are white if at
-    least half of their pixels are. Raises BadInputError if the mask cannot be read, is all white or black, or is too
-    complex.
+    A pixel is white if its brightness is at least half the maximum; see `outline_boxes`. Raises BadInputError if the
+    mask cannot be read, is all white or black, or is too complex.
     """
     try:
         image = read_image(path, limits)
     except ImageError as error:
         raise BadInputError(f"regions.masks.{name}: {path}: {error}") from error
-    white = image.pixels.convert("L").point(lambda value: 255 * (value >= 128))
-    for cells in CELLS:
-        size = min(cells, image.width), min(cells, image.height)
-        inside = np.asarray(white.resize(size, Image.Resampling.BOX)) >= 128
-        reduced = f"once it is reduced to {size[0]} x {size[1]} cells"
-        if not inside.any() or inside.all():
-            raise BadInputError(
-                f"regions.masks.{name}: {path}: got a mask that is all {'white' if inside.all() else 'black'} "
-                f"{reduced}, expected the region in white on black, at least one cell wide"
-            )
-        boxes = cells_to_boxes(inside)
-        if len(boxes) <= MAX_BOXES:
-            return image.sha256, boxes
-    raise BadInputError(
-        f"regions.masks.{name}: {path}: got a mask that takes {len(boxes)} boxes {reduced}, expected at most "
-        f"{MAX_BOXES}; draw the region with fewer and simpler shapes"
-    )
+    boxes = outline_boxes(image.pixels.convert("L").point(lambda value: 255 * (value >= 128)))
+    if not boxes or boxes == [(0, 0, 1, 1)]:
+        raise BadInputError(
+            f"regions.masks.{name}: {path}: got a mask that is all {'white' if boxes else 'black'} once it is "
+            f"reduced to {min(CELLS[0], image.width)} x {min(CELLS[0], image.height)} cells, expected the region in "
+            "white on black, at least one cell wide"
+        )
+    if len(boxes) > MAX_BOXES:
+        raise BadInputError(
+            f"regions.masks.{name}: {path}: got a mask that takes {len(boxes)} boxes once it is reduced to "
+            f"{CELLS[-1]} x {CELLS[-1]} cells, expected at most {MAX_BOXES}; draw the region with fewer and "
+            "simpler shapes"
+        )
+    return image.sha256, boxes
 
 
 @dataclass(frozen=True)

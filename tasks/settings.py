@@ -150,7 +150,12 @@ class RegionsConfig(Section):
     )
     detectors: tuple[str, ...] = Field((), description="Installed detectors to run on every image.")
     columns: dict[str, str] = Field(
-        {}, description="Region name -> metadata column that contains x0,y0,x1,y1 for its image."
+        {},
+        description="Region name -> metadata column that describes the region in its image: boxes x0,y0,x1,y1, the "
+        "name of a mask file, or polygons or run lengths as JSON.",
+    )
+    outside: tuple[str, ...] = Field(
+        (), description="Boxes, masks and columns whose complement is a region as well, named such as 'outside lung'."
     )
 
     @model_validator(mode="after")
@@ -162,12 +167,14 @@ class RegionsConfig(Section):
                 raise ValueError(f"boxes.{name}: {error}") from error
         names = [*self.boxes, *self.masks, *self.columns]
         # Region names of phrases are in double quotes.
-        prefixes = ("corner ", "stamp ", '"', *(f"{detector}: " for detector in self.detectors))
+        prefixes = ("corner ", "stamp ", "outside ", '"', *(f"{detector}: " for detector in self.detectors))
         builtin = {name for name in names if name in ("frame", "hottest corner") or name.startswith(prefixes)}
         if len(set(self.detectors)) < len(self.detectors):
             raise ValueError(f"detectors: got {list(self.detectors)}, expected each detector once; remove duplicates")
         if clashes := builtin | {name for name in names if names.count(name) > 1}:
             raise ValueError(f"region names must be distinct and not those of built-in regions: {sorted(clashes)}")
+        if unknown := sorted(set(self.outside) - set(names)):
+            raise ValueError(f"outside: got {unknown}, expected names of boxes, masks or columns: {sorted(names)}")
         return self
 
 

@@ -13,8 +13,8 @@ from tasks.errors import StoreError
 from tasks.execution import TASK_OPTIONS
 from tasks.inputs import VIEW_COLUMNS
 from tasks.lake.run import CALIBRATION, Run, read_parquet_rows
-from tasks.records import Box, ShardResult, box_columns, parse_box
-from tasks.regions import clip_to_view
+from tasks.records import Box, ShardResult, box_columns
+from tasks.regions import clip_to_view, complement_boxes
 from tasks.settings import RegionsConfig
 
 
@@ -40,12 +40,13 @@ def region_rows(
     masks: Mapping[str, Sequence[Box]],
     attributions: Iterable[dict[str, Any]],
     detections: Mapping[str, Sequence[tuple[str, Box]]],
+    gaps: Counter[str],
 ) -> Iterator[dict[str, Any]]:
     """Yield rows of `regions`, whose boxes are relative to the part of an image that the model sees.
 
     All given boxes are relative to the original image. `attributions` are rows with the view of each pair (what the
-    model sees) and, if a region has a column, its `attributes` in the corpus. `detections` has the regions of
-    detectors.
+    model sees). `detections` has the regions of detectors and columns by pair. `gaps` counts the pairs that have no
+    region outside of another region.
     """
     everywhere = [("frame", "frame", box) for box in frame_boxes(regions.frame) if regions.frame]
     everywhere += [(name, "corner", box) for name, box in corner_boxes(regions.corner).items() if regions.corner]
@@ -55,13 +56,16 @@ def region_rows(
         view = (row["view_x0"], row["view_y0"], row["view_x1"], row["view_y1"])
         boxes = [(name, "box", box) for name, box in regions.boxes.items()]
         boxes += [(name, "mask", box) for name, mask in masks.items() for box in mask]
-        for name, column in regions.columns.items():
-            if value := row["attributes"].get(column):
-                boxes.append((name, "column", parse_box(value)))
-        boxes += [(name, "detected", box) for name, box in detections.get(row["pair_id"], ())]
-        for name, kind, box in boxes:
-            if (clipped := clip_to_view(box, view)) is not None:
-                yield {"pair_id": row["pair_id"], "region": name, "kind": kind, **box_columns(clipped)}
+        for name, box in detections.get(row["pair_id"], ()):
+            boxes.append((name, "column" if name in regions.columns else "detected", box))
+        seen = [(name, kind, inside) for name, kind, box in boxes if (inside := clip_to_view(box, view)) is not None]
+        for name in regions.outside:
+            of_region = [box for other, _, box in seen if other == name]
+            rest = complement_boxes(of_region) if of_region else []
+            seen += [(f"outside {name}", "outside", box) for box in rest]
+            gaps[name] += not rest
+        for name, kind, box in seen:
+            yield {"pair_id": row["pair_id"], "region": name, "kind": kind, **box_columns(box)}
 
 
 def _list_files(run: Run, results: Sequence[ShardResult]) -> dict[str, tuple[str, int]]:
@@ -95,22 +99,16 @@ def _list_files(run: Run, results: Sequence[ShardResult]) -> dict[str, tuple[str
     return files
 
 
-def _read_views(
-    run: Run, results: Sequence[ShardResult], with_attributes: bool, runs: Counter[str | None]
-) -> Iterator[dict[str, Any]]:
+def _read_views(run: Run, results: Sequence[ShardResult], runs: Counter[str | None]) -> Iterator[dict[str, Any]]:
     """Yield what `region_rows` needs to know of each attribution, one shard at a time.
 
     Counts in `runs` the attributions by the earlier run that they were copied from; None is this run.
     """
     attributed = [result for result in results if result.failure is None]
     paths = [run.relative_path(f"attributions/{result.name}.parquet") for result in attributed]
-    for result, copy in zip(attributed, stores.fetch_all(run.lake, dict.fromkeys(paths)), strict=True):
+    for copy in stores.fetch_all(run.lake, dict.fromkeys(paths)):
         rows = read_parquet_rows(copy, ["pair_id", *VIEW_COLUMNS, "attributed_by"])
         runs.update(row["attributed_by"] for row in rows)
-        if with_attributes:
-            pairs = run.read_row_group("pairs", result.shard.index, ["pair_id", "attributes"])
-            attributes = {pair["pair_id"]: dict(pair["attributes"]) for pair in pairs}
-            rows = [row | {"attributes": attributes[row["pair_id"]]} for row in rows]
         yield from rows
 
 
@@ -134,10 +132,15 @@ def store(run: Run, results: Sequence[ShardResult], regions: RegionsConfig, mask
         changes.files |= files
         if stores.is_file(run.folder / CALIBRATION):
             changes.files[run.relative_path(CALIBRATION)] = None, None
-        changes.write_table(
-            "regions", region_rows(regions, masks, _read_views(run, results, bool(regions.columns), runs), detections)
-        )
+        gaps = Counter[str]()
+        changes.write_table("regions", region_rows(regions, masks, _read_views(run, results, runs), detections, gaps))
         total = sum(result.attributions for result in results)
+        sentences = [
+            f"{number} of {total} pairs have no region 'outside {name}': they lack {name!r}, or nothing is outside it"
+            for name, number in gaps.items()
+            if number
+        ]
+        changes.update(region_gaps=sentences)
         if total and record.get("base_run"):
             changes.update(since_calibration=1 - runs[record["calibration_run"]] / total)
         rejected = counts["corpus_rows"] - counts["not_sampled"] - counts["pairs"]

@@ -25,9 +25,10 @@ _SNIFFED_BYTES = 2**16
 _TRIED_IMAGES = 16
 _MAX_LISTINGS = 64
 _EXPECTED = "expected a COCO captions file, or a folder with exactly one (captions*.json, there or in annotations/)"
-# The largest values of an instances file, which the reader does not use.
-_DROPPED: Final = frozenset({"segmentation", "keypoints"})
-_NO_ATTRIBUTES: Final = frozenset({"id", "image_id", "width", "height", "bbox", "category_id", "area", "iscrowd"})
+_DROPPED: Final = frozenset({"keypoints"})  # large values of an instances file, which the reader does not use
+_NO_ATTRIBUTES: Final = frozenset(
+    {"id", "image_id", "width", "height", "bbox", "segmentation", "category_id", "area", "iscrowd"}
+)
 _REPEATED: Final = "\0repeated"
 _BEGINNING = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
 _LISTS = re.compile(rb'"(?:images|annotations)"\s*:\s*\[')
@@ -39,6 +40,8 @@ _Boxes: TypeAlias = dict[object, dict[str, _Box | str]]
 
 A text in place of a box is an error message about an object with an invalid box.
 """
+_Outlines: TypeAlias = dict[object, dict[str, list[str]]]
+"""Outlines of objects by image id and category, each as JSON."""
 
 
 class CocoReader(FolderReader):
@@ -55,7 +58,8 @@ class CocoReader(FolderReader):
     `box <category>`, which the setting `[regions.columns]` can use. It is the smallest box around all objects of the
     category in the image, as `x0,y0,x1,y1` in fractions of the width and height that the file states. For an invalid
     box the attribute is an error message, and only an audit that uses this box rejects the pair. Boxes of images
-    without captions are ignored.
+    without captions are ignored. The outlines (`segmentation`) of all objects of a category are the region
+    `mask <category>`, which is no attribute but can be used in the same way.
 
     An image without a caption, an image with the id of an earlier image, and a caption of an unknown image are rejected
     rows.
@@ -82,7 +86,7 @@ class CocoReader(FolderReader):
         """See `Reader.rows`."""
         path = self._find()
         loaded = _load(path)
-        rows = self._rows(loaded, _read_boxes(path, loaded), self._folder(path, loaded["images"]))
+        rows = self._rows(loaded, *_read_objects(path, loaded), self._folder(path, loaded["images"]))
         return require_rows(rows, f"{str(path)!r} lists neither images nor captions ({_EXPECTED}). Export it again.")
 
     def count(self) -> int:
@@ -118,7 +122,7 @@ class CocoReader(FolderReader):
         except (RowError, OSError):
             return False
 
-    def _rows(self, loaded: _Object, boxes: _Boxes, folder: str) -> Iterator[Row]:
+    def _rows(self, loaded: _Object, boxes: _Boxes, outlines: _Outlines, folder: str) -> Iterator[Row]:
         captions: dict[object, list[tuple[str, object]]] = {}
         for number, entry in enumerate(loaded["annotations"], start=1):
             if self._is_caption(entry):
@@ -145,8 +149,9 @@ class CocoReader(FolderReader):
                 continue
             sides = image.get("width"), image.get("height")
             attributes = {f"box {category}": _shares(box, *sides) for category, box in boxes.get(identity, {}).items()}
+            masks = {f"mask {category}": f"[{','.join(each)}]" for category, each in outlines.get(identity, {}).items()}
             for place, entry in of_image:
-                row = self._row(place, image, entry, attributes)
+                row = replace(self._row(place, image, entry, attributes), regions=masks)
                 if names_of[identity] > 1:  # the caption cannot be assigned to one of the files
                     row = replace(row, problem=f"has the image_id {excerpt(identity)}, which several images have")
                 yield replace(row, file_name=name)
@@ -163,14 +168,15 @@ class CocoReader(FolderReader):
         return replace(row, attributes=row.attributes | boxes)
 
 
-def _read_boxes(path: Root, loaded: _Object) -> _Boxes:
-    """Return the object boxes in a COCO captions file, whose content is `loaded`, and in its instances file."""
+def _read_objects(path: Root, loaded: _Object) -> tuple[_Boxes, _Outlines]:
+    """Return boxes and outlines of objects in a COCO captions file with content `loaded`, and in its instances file."""
     sources = [loaded]
     instances = path.with_name(f"instances_{_split(path)}.json")
     if _split(path) and instances != path and roots.is_file(instances):
         expected = "expected the COCO instances file in the folder of the captions file"
         sources.append(_load(metadata.check_listing(instances, path.parent, expected)))
     boxes: _Boxes = defaultdict(dict)
+    outlines: _Outlines = defaultdict(lambda: defaultdict(list))
     for source in sources:
         categories = source.get("categories")
         names = {
@@ -182,8 +188,11 @@ def _read_boxes(path: Root, loaded: _Object) -> _Boxes:
             if isinstance(entry, dict) and "bbox" in entry and (image := _identity(entry, "image_id")) is not None:
                 category = _identity(entry, "category_id")
                 name = names.get(category, f"of category {category}") if category is not None else "of no category"
-                _enlarge(boxes[image], name if is_storable(name) else ascii(name), entry["bbox"])
-    return boxes
+                name = name if is_storable(name) else ascii(name)
+                _enlarge(boxes[image], name, entry["bbox"])
+                if entry.get("segmentation"):
+                    outlines[image][name].append(entry["segmentation"])
+    return boxes, outlines
 
 
 def _enlarge(boxes: dict[str, _Box | str], name: str, box: object) -> None:
@@ -285,6 +294,8 @@ def _load(path: Root) -> _Object:
 def _load_object(items: list[tuple[str, object]]) -> _Object:
     # JSON does not define which of two equal keys is valid, so different parsers may read different captions.
     loaded = {key: value for key, value in items if key not in _DROPPED}
+    if loaded.get("segmentation"):  # as text, which needs less memory than its numbers
+        loaded["segmentation"] = json.dumps(loaded["segmentation"], separators=(",", ":"))
     if len({key for key, _ in items}) < len(items):
         loaded[_REPEATED] = True
     return loaded

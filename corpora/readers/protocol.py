@@ -34,6 +34,7 @@ class Row:
         reason: Category of the problem.
         place: Location of the image in its container. None if `Reader.place` derives the location from `file_name`.
         data: Bytes of the image, or None if they were not read together with the row.
+        regions: Regions of the image that the format describes, as text by name.
     """
 
     location: str
@@ -44,6 +45,7 @@ class Row:
     reason: Reason = Reason.MALFORMED_ROW
     place: Place | None = None
     data: bytes | None = None
+    regions: dict[str, str] = field(default_factory=dict)
 
 
 class Reader(ABC):

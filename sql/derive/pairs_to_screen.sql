@@ -6,7 +6,7 @@
 WITH screened AS (
     SELECT DISTINCT region, pair_id
     FROM regions
-    WHERE run_id = $run_id AND kind IN ('frame', 'box', 'mask', 'column', 'detected', 'recurrent')
+    WHERE run_id = $run_id AND kind IN ('frame', 'box', 'mask', 'column', 'outside', 'detected', 'recurrent')
 ),
 members AS (
     SELECT slice_kind, slice, pair_id

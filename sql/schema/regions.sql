@@ -4,6 +4,7 @@ CREATE TABLE regions (
     pair_id VARCHAR,   -- NULL: the region is the same for every pair
     region VARCHAR,
     kind VARCHAR,      -- 'frame', 'corner', 'box', 'mask' (given for the corpus), 'column' (given by a column, per pair),
+                       -- 'outside' (the rest of the image around a box, mask or column),
                        -- 'recurrent' (a recurring overlay that was discovered), 'detected' (by a detector),
                        -- 'hottest' (the corner with the most mass in its pair's map)
     x0 DOUBLE,

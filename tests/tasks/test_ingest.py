@@ -174,6 +174,40 @@ def test_a_malformed_box_is_an_error_row_that_names_its_column(hand_written_run,
     assert error["attributes"] == {"tag_box": box}
 
 
+def test_a_mask_file_in_the_corpus_becomes_boxes(hand_written_run, write_corpus, tmp_path):
+    names = ("file_name", "text", "lungs")
+    source = write_corpus(
+        make_rows(
+            ("good.png", "mask", "masks/lungs.png"), ("good.png", "none", ""), ("good.png", "black", "black.png"),
+            ("good.png", "missing", "masks/missing.png"), ("good.png", "broken", "broken.png"),
+            ("good.png", "outside", "../secret.png"), ("good.png", "large", "large.png"),
+            ("good.png", "link", "link.png"), names=names,
+        )
+    )  # fmt: skip
+    root = source.root
+    (root / "masks").mkdir()
+    mask = Image.new("L", (40, 20))
+    mask.paste(255, (10, 5, 30, 15))
+    mask.save(root / "masks/lungs.png")
+    mask.save(tmp_path / "secret.png")
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    Image.new("L", (40, 20)).save(root / "black.png")
+    Image.new("L", (100, 50), 255).save(root / "large.png")
+    source = CorpusConfig(path=root, max_pixels=2000)
+    ingest.fn(hand_written_run, source, {"lung": "lungs"}, 8, 0)
+    pairs, errors = read_rows(hand_written_run)
+    assert [row["caption"] for row in pairs] == ["mask", "none", "black"]
+    assert [row["caption"] for row in errors] == ["missing", "broken", "outside", "large", "link"]
+    assert {row["reason"] for row in errors} == {"malformed_box"}
+    assert "mask file 'masks/missing.png': The file does not exist" in errors[0]["detail"]
+    assert "2000" in errors[3]["detail"]
+    assert "out of the corpus" in errors[4]["detail"]
+    with hand_written_run.connect() as connection:
+        (row,) = sql.read(connection, "FROM detections")
+    assert (row["pair_id"], row["region"]) == (pairs[0]["pair_id"], "lung")
+    assert [row[edge] for edge in ("x0", "y0", "x1", "y1")] == [0.25, 0.25, 0.75, 0.75]
+
+
 def test_missing_region_column_is_bad_input(hand_written_run, write_corpus):
     source = write_corpus(make_rows(("good.png", "a", "x", "1"), names=("file_name", "text", "site", "sex")))
     regions = {"tag": "tag_bx"}

@@ -1,6 +1,7 @@
 """Boxes that overlap become boxes that do not; masks become few boxes that cover exactly their cells."""
 
 import hashlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_the_boxes_of_a_mask_are_clipped_to_the_view_of_each_pair():
     regions = RegionsConfig(frame=0, corner=0)
     cropped = {"pair_id": "p", "view_x0": 0.5, "view_y0": 0.0, "view_x1": 1.0, "view_y1": 1.0}
     masks = {"logo": [(0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1)]}
-    (row,) = region_rows(regions, masks, [cropped], {})
+    (row,) = region_rows(regions, masks, [cropped], {}, Counter())
     assert (row["region"], row["kind"], row["pair_id"]) == ("logo", "mask", "p")
     assert [row[key] for key in ("x0", "y0", "x1", "y1")] == [0, 0.5, 1, 1]
 

@@ -1,5 +1,7 @@
 """Storing shards in the lake: regions as the model sees them, and no pair is lost."""
 
+from collections import Counter
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -75,16 +77,17 @@ def test_box_is_converted_to_shares_of_the_view(box, view, expected):
     assert clipped == (None if expected is None else pytest.approx(expected))
 
 
-def make_view_row(pair_id, view=WHOLE, **attributes):
+def make_view_row(pair_id, view=WHOLE):
     return {
         "pair_id": pair_id,
-        "attributes": attributes,
         **dict(zip(("view_x0", "view_y0", "view_x1", "view_y1"), view, strict=True)),
     }
 
 
 def test_frame_and_corners_are_the_same_for_all_pairs():
-    rows = list(region_rows(RegionsConfig(frame=0.05, corner=0.25), {}, [make_view_row("p"), make_view_row("q")], {}))
+    rows = list(
+        region_rows(RegionsConfig(frame=0.05, corner=0.25), {}, [make_view_row("p"), make_view_row("q")], {}, Counter())
+    )
     assert [(row["region"], row["kind"], row["pair_id"]) for row in rows] == [
         *[("frame", "frame", None)] * 4,
         *[(name, "corner", None) for name in corner_boxes(0.25)],
@@ -95,21 +98,24 @@ def test_frame_and_corners_are_the_same_for_all_pairs():
 
 
 def test_zero_omits_frame_or_corners():
-    assert {row["kind"] for row in region_rows(RegionsConfig(frame=0, corner=0.25), {}, [], {})} == {"corner"}
-    assert {row["kind"] for row in region_rows(RegionsConfig(frame=0.05, corner=0), {}, [], {})} == {"frame"}
-    assert list(region_rows(RegionsConfig(frame=0, corner=0), {}, [make_view_row("p")], {})) == []
+    assert {row["kind"] for row in region_rows(RegionsConfig(frame=0, corner=0.25), {}, [], {}, Counter())} == {
+        "corner"
+    }
+    assert {row["kind"] for row in region_rows(RegionsConfig(frame=0.05, corner=0), {}, [], {}, Counter())} == {"frame"}
+    assert list(region_rows(RegionsConfig(frame=0, corner=0), {}, [make_view_row("p")], {}, Counter())) == []
 
 
 def test_configured_boxes_are_converted_to_the_view_of_each_pair():
     regions = RegionsConfig(frame=0, corner=0, boxes={"ruler": (0.5, 0, 1, 0.5)}, columns={"tag": "tag_box"})
     pairs = [
-        make_view_row("p", tag_box="0,0,0.5,0.5"),
-        make_view_row("q", (0.25, 0, 0.75, 1), tag_box="0.9,0.9,1,1"),
+        make_view_row("p"),
+        make_view_row("q", (0.25, 0, 0.75, 1)),
         make_view_row("r", (0, 0.6, 1, 1)),
     ]
+    detections = {"p": [("tag", (0, 0, 0.5, 0.5))], "q": [("tag", (0.9, 0.9, 1, 1))]}
     rows = {
         (row["pair_id"], row["region"], row["kind"]): (row["x0"], row["y0"], row["x1"], row["y1"])
-        for row in region_rows(regions, {}, pairs, {})
+        for row in region_rows(regions, {}, pairs, detections, Counter())
     }
     assert rows == {
         ("p", "ruler", "box"): (0.5, 0, 1, 0.5),
@@ -117,6 +123,18 @@ def test_configured_boxes_are_converted_to_the_view_of_each_pair():
         ("q", "ruler", "box"): (0.5, 0, 1, 0.5),
         # q's tag and r's ruler are cropped away, r has no tag
     }
+
+
+def test_the_outside_of_a_region_is_what_the_model_sees_around_it():
+    regions = RegionsConfig(frame=0, corner=0, columns={"lung": "lungs"}, outside=["lung"])
+    pairs = [make_view_row("p"), make_view_row("q", (0.5, 0, 1, 1)), make_view_row("r"), make_view_row("s")]
+    lung = ("lung", (0.5, 0.0, 1.0, 1.0))
+    detections = {"p": [lung, ("lung", (0.0, 0.0, 0.25, 0.5))], "q": [lung], "s": [("burnt-in: text", (0, 0, 1, 0.1))]}
+    gaps = Counter()
+    rows = [row for row in region_rows(regions, {}, pairs, detections, gaps) if row["kind"] == "outside"]
+    assert {(row["pair_id"], row["region"]) for row in rows} == {("p", "outside lung")}
+    assert sum(compute_area((row["x0"], row["y0"], row["x1"], row["y1"])) for row in rows) == pytest.approx(0.375)
+    assert gaps == {"lung": 3}  # nothing of q is outside, r and s have no lung
 
 
 @pytest.mark.parametrize(

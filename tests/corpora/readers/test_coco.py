@@ -126,6 +126,23 @@ def test_boxes_surround_all_objects_of_a_category(write: Callable[..., Path]) ->
     assert one.attributes["box of category 1"].startswith("no box: the file states no width and height")
 
 
+def test_outlines_of_all_objects_of_a_category_are_a_region(write: Callable[..., Path]) -> None:
+    polygon, runs = [[1.0, 2.0, 30.5, 2.0, 30.5, 40.0]], {"counts": [0, 4800], "size": [60, 80]}
+    objects = [
+        {"image_id": 7, "category_id": 1, "bbox": [8, 6, 8, 6], "segmentation": polygon},
+        {"image_id": 7, "category_id": 1, "bbox": [40, 30, 20, 3], "segmentation": runs},
+        {"image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4], "segmentation": []},
+    ]
+    instances = make_json(IMAGES, objects, categories=[{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}])
+    root = write({"captions_v.json": make_json(), "instances_v.json": instances})
+    one, other, two = read_rows(root / "captions_v.json")
+    assert isinstance(one, Pair)
+    assert {name: json.loads(text) for name, text in one.regions.items()} == {"mask dog": [polygon, runs]}
+    assert one.regions == other.regions
+    assert two.regions == {}
+    assert not [name for name in one.attributes if "mask" in name or "segmentation" in name]
+
+
 @pytest.mark.parametrize("categories", [3, {"id": 1}, [{"id": [1], "name": "x"}]])
 def test_malformed_categories_lose_only_their_names(write: Callable[..., Path], categories: object) -> None:
     box = {"image_id": 7, "category_id": 1, "bbox": [0, 0, 80, 60]}

@@ -157,7 +157,8 @@ def _announce_duration(run: Run, pairs: int, seconds: float, devices: int) -> No
 def _find_alerts(run: Run, config: AuditConfig, engine: Engine, gpu_limits: Sequence[str], stage: Stages) -> list[str]:
     """Propose findings, test them and raise alerts; return warnings."""
     inputs, min_pairs = config.inputs()[0], config.alerts.min_pairs
-    tests = InterventionPlan(inputs, config.confirm, min_pairs, config.seed)
+    bottleneck = config.bottleneck_config()
+    tests = InterventionPlan(inputs, config.confirm, min_pairs, config.seed, bottleneck.steps * bottleneck.draws)
     # With Ray, this process uses its own GPU, for the search for overlays.
     with acquire_slots(gpu_limits if config.run.engine == "local" else gpu_limits[:1]):
         if config.discover.enabled:

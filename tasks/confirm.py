@@ -29,11 +29,13 @@ from tasks.interventions.statistics import (
 )
 from tasks.lake.run import Run
 from tasks.parts import Part, Rows, chunks, make_parts, remove_parts
+from tasks.progress import warn
 from tasks.records import Claim, claim_of
 
 HOTTEST_CORNER = "hottest corner"
 _PHRASES_PER_PART = 32
-_INPUTS = ("pair_ids", "outside_ids", "threshold")
+_LEAST_BUDGET = 10_000  # covered images that small corpora may need as well
+_INPUTS = ("pair_ids", "outside_ids", "threshold", "budget")
 
 
 def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: InterventionPlan) -> Iterator[dict[str, Any]]:
@@ -43,7 +45,7 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
     compared with units outside of it, and the transplant is measured. Yield a row for each fill, with the statistics of
     its `Evidence`, or with the `reason` why there is none.
     """
-    claim, settings = claim_of(finding), plan.confirm
+    claim, settings, is_image = claim_of(finding), plan.confirm, finding["side"] == "image"
     row = {key: value for key, value in finding.items() if key not in _INPUTS} | {"n": 0, "reason": None}
     found: list[dict[str, Any]] = []
     try:
@@ -56,13 +58,15 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
             continue
         evidence, looks, reason = _test_fill(interventions, sample, fill, plan, finding["threshold"], *claim)
         minimal: dict[str, Any] = {}
-        if finding["side"] == "image":
+        if is_image:
             values = interventions.minimal_differences(sample.first_units(evidence.units), fill)
             if values is not None:
                 low, high = mean_interval(values)
                 minimal = {"minimal_n": len(values), "minimal_effect": float(values.mean())}
                 minimal |= {"minimal_low": low, "minimal_high": high}
-        found.append(row | {"fill": fill, **asdict(evidence), **minimal, "looks": looks, "reason": reason})
+        covered = interventions.count_covered(sample.first_units(evidence.units), fill) if is_image else 0
+        measured = asdict(evidence) | minimal | {"looks": looks, "covered": covered}
+        found.append(row | {"fill": fill, **measured, "reason": reason})
         # q is never less than p: a test that fails by p fails.
         if reason or explain_failure(evidence, evidence.p, settings.level):
             row["reason"] = f"not measured: all fills must pass, and the fill {fill} did not; see its row"
@@ -175,7 +179,11 @@ def _screened_claims(connection: sql.Connection, run: Run, plan: InterventionPla
 
 
 def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
-    """Divide the findings of a run, with the pairs to test, into parts: those of one region, or some of phrases."""
+    """Divide the findings of a run, with the pairs to test, into parts: those of one region, or some of phrases.
+
+    The covered images that [confirm] budget leaves after screening are shared out among regions in proportion to their
+    findings.
+    """
     if not plan.confirm.enabled:
         return []
     with run.connect() as connection:
@@ -183,14 +191,19 @@ def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
         limits = {"seed": plan.seed, "min_pairs": plan.min_pairs, "limit": plan.confirm.pairs}
         rows = sql.rows(connection, "derive/claim_samples", run_id=run.run_id, **limits)
         claims = {*map(claim_of, findings), *_screened_claims(connection, run, plan)}
+        (spent,) = sql.rows(connection, "derive/cost_of_run", run_id=run.run_id)
     samples = {claim_of(row): row for row in rows}
     sizes = Counter(region for region, *_ in claims)
+    share = plan.confirm.budget / (1 - plan.confirm.budget)
+    budget = max(_LEAST_BUDGET, share * plan.pair_cost * spent["attributions"]) - spent["screenings"]
+    budget = max(0.0, budget / max(1, len(findings)))
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for finding in findings:
         sample = samples.get(claim_of(finding), {"pair_ids": [], "outside_ids": [], "split": False})
         # The smallest threshold that the tests of the run can have; see `adjust_p_values`.
         threshold = plan.confirm.level / (len(sizes) * sizes[finding["region"]])
         work = finding | {key: sample[key] for key in ("pair_ids", "outside_ids", "split")} | {"threshold": threshold}
+        work["budget"] = budget * sum(one["region"] == finding["region"] for one in findings)
         groups["" if finding["side"] == "text" else finding["region"]].append(work)
     phrases = groups.pop("", [])
     return make_parts(run, "confirm", [*groups.values(), *chunks(phrases, _PHRASES_PER_PART)])
@@ -209,7 +222,24 @@ def _test_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
         interventions = (PhraseInterventions if finding["side"] == "text" else RegionInterventions)(load())
         return _test_finding(finding, interventions, plan)
 
-    return [row for one in part.work for row in replace(part, work=one).rows(run, partial(compute, one))]
+    rows: Rows = []
+    for finding in part.work:
+        spent = sum(row.get("covered") or 0 for row in rows)
+        if spent >= finding["budget"] and finding["side"] == "image":
+            rows += _skip_finding(finding, spent)
+        else:
+            rows += replace(part, work=finding).rows(run, partial(compute, finding))
+    return rows
+
+
+def _skip_finding(finding: Mapping[str, Any], spent: int) -> Rows:
+    """Return rows of a finding that is not tested for lack of budget."""
+    reason = (
+        f"not tested: stronger findings of the region needed {spent} covered images, expected fewer than "
+        f"{finding['budget']:.0f}; raise [confirm] budget to test this one"
+    )
+    row = {key: value for key, value in finding.items() if key not in _INPUTS} | {"n": 0, "reason": reason}
+    return [row | {"fill": fill, "skipped": True} for fill in RegionInterventions.fills]
 
 
 @task(name="test", task_run_name="test-{part.index}", **TASK_OPTIONS)
@@ -231,7 +261,14 @@ def confirm(run: Run, plan: InterventionPlan) -> int:
     if plan.confirm.enabled:
         with run.connect() as connection:
             screened = _screened_claims(connection, run, plan)
-    rows = _judge(tests, screened, plan.confirm.level)
+    # What was skipped depends on what other tests needed, so it counts as tested without success.
+    skipped = {claim_of(row) for row in tests if row.pop("skipped", False)}
+    if skipped:
+        warn(
+            f"run {run.run_id}: findings not tested: {len(skipped)}, because stronger ones had spent [confirm] "
+            f"budget = {plan.confirm.budget}; they stay suspected"
+        )
+    rows = _judge(tests, [*screened, *skipped], plan.confirm.level)
     run.write_table("confirmations", rows)
     remove_parts(run, "confirm")
     return len({claim_of(row) for row in rows if row["confirmed"]})

@@ -240,6 +240,12 @@ class ConfirmConfig(Section):
     floor_share: float = Field(
         0.1, ge=0, lt=1, description="Smallest score loss that counts, as a share of the margin of the unchanged pairs."
     )
+    budget: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="Largest share of a run's cost that screening and tests may have, but for small corpora.",
+    )
     negatives: int = Field(
         10, ge=0, description="Number of random regions that the self-audit tests to estimate the rate of false alarms."
     )

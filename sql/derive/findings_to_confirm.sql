@@ -1,5 +1,6 @@
 -- The findings that can be tested: `image` if the region is in the image, so that it can be covered, `text` if it is a phrase of the
 -- captions, so that it can be left out.
+-- Strongest first: if the budget of tests is spent, the others are not tested.
 -- Grain: finding. Parameters: $run_id.
 WITH sides AS (
     SELECT DISTINCT region, 'image' AS side FROM regions WHERE run_id = $run_id
@@ -10,4 +11,4 @@ SELECT f.run_id, f.rule, f.region, f.slice_kind, f.slice, s.side
 FROM findings AS f
 JOIN sides AS s USING (region)
 WHERE f.run_id = $run_id
-ORDER BY s.side, f.region, f.rule, f.slice_kind, f.slice;
+ORDER BY s.side, f.region, f.effect DESC, f.rule, f.slice_kind, f.slice;

@@ -228,6 +228,11 @@ class RegionInterventions:
                 foils[:] = foils[np.resize(apart, len(foils))]
         return replace(sample, foils=kept)
 
+    def count_covered(self, sample: RegionSample, fill: Fill) -> int:
+        """Return the number of covered images that `margins` embeds for a sample."""
+        turns = max(map(len, sample.hosts)) if fill == "swap" else 1
+        return turns * int(sample.masks.any(axis=(2, 3)).sum())
+
     def minimal_differences(self, sample: RegionSample, fill: Fill) -> Numbers | None:
         """Measure the loss against minimal foils alone, of the units that have any; None if no pair has.
 

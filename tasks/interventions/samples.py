@@ -39,6 +39,7 @@ class InterventionPlan:
     confirm: ConfirmConfig
     min_pairs: int
     seed: int
+    pair_cost: int = 20  # covered images that cost as much as the attribution of a pair: its steps times its draws
 
 
 class NotMeasurableError(Exception):

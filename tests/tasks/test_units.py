@@ -157,3 +157,26 @@ def test_a_place_that_matters_in_every_image_is_not_confirmed_for_a_slice(
         assert row["outside_p"] > 0.01
         assert "in 24 units outside of the slice" in row["reason"]
         assert not row["confirmed"]
+
+
+def test_what_the_budget_does_not_allow_is_reported_and_counts_as_a_test(
+    run_with_findings, use_toy_model, monkeypatch, capsys
+):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
+    (first, *_) = [row for row in run.iter_rows("findings") if row["region"] == "corner top-left"]
+    second = first | {"slice_kind": "corpus", "slice": "all pairs", "effect": 2.0}
+    run.write_table("findings", [first, second])
+    confirm.fn(run, plan)
+    assert {row["tests"] for row in read(run, "FROM confirmations")} == {2}
+    monkeypatch.setattr("tasks.confirm._LEAST_BUDGET", 10)
+    confirm.fn(run, replace(plan, confirm=plan.confirm.model_copy(update={"budget": 0.01})))
+    rows = read(run, "FROM confirmations")
+    of_first, of_second = ([row for row in rows if row["slice"] == name] for name in ("shadow", "all pairs"))
+    assert all(row["confirmed"] for row in of_first)
+    assert sum(row["covered"] for row in of_first) > 0
+    assert {row["tests"] for row in rows} == {2}
+    for row in of_second:
+        assert not row["confirmed"]
+        assert row["reason"].startswith("not tested: stronger findings of the region needed ")
+    assert "findings not tested: 1" in capsys.readouterr().err

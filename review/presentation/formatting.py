@@ -257,6 +257,36 @@ def format_test(alert: Mapping[str, Any]) -> str:
     return text if alert["state"] == "confirmed" or not reason else f"{text}; {reason}"
 
 
+def format_comparison(alert: Mapping[str, Any]) -> str:
+    """Format what a test compared, as sentences: units, those outside of the slice, and what limits its result.
+
+    The text is empty if nothing was measured, or an earlier release tested.
+    """
+    if alert.get("units") is None:
+        return ""
+    what = "phrase" if alert["side"] == "text" else "region"
+    kind = "distinct caption" if alert["side"] == "text" else "independent unit"
+    text = f"The test has {format_count(alert['units'], kind)}. "
+    if alert["outside_p"] is not None:
+        text += (
+            f"In {format_count(alert['outside_units'], 'unit')} outside of the slice that have the {what}, the score "
+            f"loss is {format_score(alert['outside_effect'])} (p {format_p_value(alert['outside_p'])})."
+        )
+    elif alert["outside_units"] is not None:
+        text += (
+            f"Too few units outside of the slice have the {what} ({alert['outside_units']}), so the loss is compared "
+            "with the controls in these pairs alone."
+        )
+    if alert["split"] is False:
+        text += " The slice is too small to be split: a rule chose it by the same units that are tested."
+    if alert["losing"] > 0.5:
+        text += (
+            f" The model prefers another caption in {format_percent(alert['losing'])} of these pairs: a loss in "
+            "percent of the margin means little."
+        )
+    return text.strip()
+
+
 def format_minimal(alert: Mapping[str, Any]) -> str:
     """Format the score loss against captions that differ in one word, as a sentence; empty without such captions."""
     if alert.get("minimal_effect") is None:

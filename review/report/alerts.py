@@ -5,6 +5,7 @@ from typing import Any
 
 from review.presentation import drawing
 from review.presentation.formatting import (
+    format_comparison,
     format_concentration,
     format_cosine,
     format_count,
@@ -175,8 +176,7 @@ def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
             low=format_score(row["transplant_low"]),
             high=format_score(row["transplant_high"]),
         )
-    if minimal := format_minimal(row):
-        text += f" {minimal}"
+    text = " ".join(filter(None, (text, format_comparison(row), format_minimal(row))))
     yield Paragraph(text, "note")
 
 

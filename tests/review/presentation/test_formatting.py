@@ -250,6 +250,23 @@ def test_random_regions_that_could_not_be_tested_are_mentioned():
     assert "more could not" not in formatting.format_self_audit([{**trials[0], "planned": 1}])[0]
 
 
+def test_comparison_with_other_units_is_in_sentences():
+    row = {"side": "image", "units": 32, "split": True, "losing": 0.1}
+    others = {"outside_units": 64, "outside_effect": 0.0104, "outside_p": 0.0002}
+    assert formatting.format_comparison(row | others) == (
+        "The test has 32 independent units. In 64 units outside of the slice that have the region, the score loss is "
+        "0.010 (p 0.0002)."
+    )
+    few = {"side": "text", "units": 8, "split": False, "losing": 0.75, "outside_units": 3, "outside_p": None}
+    text = formatting.format_comparison(few)
+    assert text.startswith("The test has 8 distinct captions. Too few units outside of the slice have the phrase (3)")
+    assert "a rule chose it by the same units" in text
+    assert "prefers another caption in 75.0% of these pairs" in text
+    failed = row | {"outside_units": None, "outside_p": None}
+    assert formatting.format_comparison(failed) == "The test has 32 independent units."
+    assert formatting.format_comparison({"units": None}) == formatting.format_comparison({}) == ""
+
+
 def test_loss_against_minimal_foils_is_a_sentence_if_it_was_measured():
     row = {"minimal_n": 32, "minimal_effect": 0.0101, "minimal_low": -0.004, "minimal_high": 0.0206}
     text = formatting.format_minimal(row)

@@ -84,6 +84,9 @@ class _Interventions:
     def minimal_differences(self, _sample: Sample, _fill: str) -> None:
         return None
 
+    def count_covered(self, _sample: Sample, _fill: str) -> int:
+        return 0
+
 
 def judge(claims: Mapping[Claim, tuple[Sample, Sample | None]]) -> dict[Claim, list[dict[str, Any]]]:
     """Test claims as an audit does; return the rows of each, with the verdict in `confirmed`."""

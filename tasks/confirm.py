@@ -72,8 +72,8 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
             row["reason"] = f"not measured: all fills must pass, and the fill {fill} did not; see its row"
     common: dict[str, Any] = {}
     if row["reason"] is None:
-        used = sample.first_units(found[0]["units"])
-        common = _compare_outside(finding, interventions, used)
+        look = plan_looks(int(sample.units.max()) + 1)[found[0]["looks"] - 1]
+        common = _compare_outside(finding, interventions, sample.first_units(look.units), look.weight)
         if (rises := interventions.transplant(sample)) is not None:
             low, high = mean_interval(rises)
             common |= {"transplant_rise": float(rises.mean()), "transplant_n": len(rises)}
@@ -104,10 +104,12 @@ def _test_fill(
     return replace(evidence, p=p), number, None
 
 
-def _compare_outside(finding: Mapping[str, Any], interventions: Any, sample: Any) -> dict[str, Any]:
+def _compare_outside(finding: Mapping[str, Any], interventions: Any, sample: Any, weight: float) -> dict[str, Any]:
     """Compare the effect in a slice with that in units outside of it that have the region, with the first fill.
 
-    Where there are fewer than `LEAST_OUTSIDE` such units, `outside_p` is None.
+    The sample consists of the units of the look at which the test ended. Because large effects end it early, p is
+    divided by the look's share of the level, `weight`, like the p value of the look itself. Where there are fewer than
+    `LEAST_OUTSIDE` units outside, `outside_p` is None.
     """
     outside = None
     with contextlib.suppress(NotMeasurableError):
@@ -118,7 +120,8 @@ def _compare_outside(finding: Mapping[str, Any], interventions: Any, sample: Any
         return {"outside_units": units}
     fill = interventions.fills[0]
     inside, other = (interventions.margins(one, fill).differences() for one in (sample, outside))
-    return {"outside_units": units, "outside_effect": float(other.mean()), "outside_p": contrast_p(inside, other)}
+    p = min(1.0, contrast_p(inside, other) / weight)
+    return {"outside_units": units, "outside_effect": float(other.mean()), "outside_p": p}
 
 
 def _explain_comparison(row: Mapping[str, Any], level: float) -> str | None:

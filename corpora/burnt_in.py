@@ -1,9 +1,12 @@
-"""A detector of burnt-in text: letters that a machine drew in the brightest or darkest value of an image.
+"""A detector of burnt-in text: lines and single letters that a machine drew into an image.
 
 The detector searches for rows of three or more marks of equal height on one baseline. Each mark consists of pixels
 near the minimum or maximum gray value and has a sharp edge, which anatomy and natural scenes do not have. The detector
 is meant for capitals and digits. It finds lower-case letters only where three of equal height are adjacent. It does
 not read the text.
+
+Single letters, such as the side markers L and R, may have any gray value. They are flat marks on a flat ground near the
+border, with nothing beside them, and with a straight vertical stem: A, C, O, S, V, X and others are missed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +22,10 @@ MIN_HEIGHT = 5
 # Components in the dark or the bright mask. More of them mean texture, and all pairs of them would be compared.
 _MAX_CANDIDATES = 2000
 
+_MAX_SINGLE = 4
+_MARGIN = 0.2  # distance of a single letter from the border, as a share of the image's side
+_SIDE = 640  # longest side, in pixels, of images that are searched for single letters
+
 
 def detect(image: NDArray[np.uint8], caption: str) -> Mapping[str, Sequence[tuple[float, float, float, float]]]:  # noqa: ARG001  # the interface of a detector
     """Detect lines of burnt-in text in an image.
@@ -28,8 +35,8 @@ def detect(image: NDArray[np.uint8], caption: str) -> Mapping[str, Sequence[tupl
         caption: Ignored. The interface of detectors includes it.
 
     Returns:
-        Under the key `text`, a box (x0, y0, x1, y1) per line of text, as fractions of the image's width and height.
-        The mapping is empty if no text is found.
+        A box (x0, y0, x1, y1) per line of text under the key `text`, and per single letter under the key `letter`, as
+        fractions of the image's width and height. Keys without a box are left out.
     """
     gray = image.mean(axis=2)
     low, high = float(gray.min()), float(gray.max())
@@ -40,11 +47,18 @@ def detect(image: NDArray[np.uint8], caption: str) -> Mapping[str, Sequence[tupl
     lines = [
         line for extreme in (gray >= high - span / 16, gray <= low + span / 16) for line in _lines(extreme, gray, span)
     ]
-    if not lines:
-        return {}
+    found: dict[str, Sequence[tuple[float, float, float, float]]] = {
+        "text": lines,
+        "letter": _single_letters(gray, span),
+    }
     height, width = gray.shape
-    boxes = np.clip(np.add(lines, (-1, -1, 1, 1)) / (width, height, width, height), 0, 1)
-    return {"text": [(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes.tolist()]}
+    boxes: dict[str, list[tuple[float, float, float, float]]] = {}
+    for name, extents in found.items():
+        for left, top, right, bottom in extents:
+            edges = (left - 1) / width, (top - 1) / height, (right + 1) / width, (bottom + 1) / height
+            x0, y0, x1, y1 = (min(max(edge, 0.0), 1.0) for edge in edges)
+            boxes.setdefault(name, []).append((x0, y0, x1, y1))
+    return boxes
 
 
 def _lines(mask: NDArray[np.bool_], gray: NDArray[Any], span: float) -> list[tuple[int, int, int, int]]:
@@ -97,3 +111,70 @@ def _is_sharp(
     ring = binary_dilation(inside, np.ones((3, 3))) & ~inside
     values = gray[around]
     return bool(ring.any() and abs(values[ring].mean() - values[inside].mean()) >= span / 4)
+
+
+def _single_letters(gray: NDArray[Any], span: float) -> list[tuple[float, float, float, float]]:
+    """Return the box of each single letter near the border as (left, top, right, bottom) in pixels.
+
+    An image is reduced by whole factors to a side of at most `_SIDE` pixels first. More than `_MAX_SINGLE` letters mean
+    texture, and count as none.
+    """
+    from scipy.ndimage import black_tophat, find_objects, label, white_tophat
+
+    step = -(-max(gray.shape) // _SIDE)
+    height, width = (side // step for side in gray.shape)
+    if min(height, width) < 4 * MIN_HEIGHT:
+        return []
+    small = gray[: height * step, : width * step].reshape(height, step, width, step).mean(axis=(1, 3))
+    window = max(7, height // 14) | 1  # strokes are thinner
+    found = []
+    for tophat, sign in ((white_tophat, 1), (black_tophat, -1)):
+        marked = tophat(small, size=(window, window)) > span / 4
+        labels, count = label(marked, np.ones((3, 3)))
+        for number, (rows, columns) in enumerate(find_objects(labels) if count <= _MAX_CANDIDATES else [], 1):
+            box = columns.start, rows.start, columns.stop, rows.stop
+            near = min(box[0] / width, 1 - box[2] / width, box[1] / height, 1 - box[3] / height)
+            if (
+                MIN_HEIGHT <= box[3] - box[1] <= height / 8
+                and 0 < near <= _MARGIN
+                and _has_stem(labels[rows, columns] == number)
+                and _is_flat_and_alone(labels, number, rows, columns, sign * small, span)
+            ):
+                found.append(tuple(float(edge * step) for edge in box))
+    return found if len(found) <= _MAX_SINGLE else []  # type: ignore[return-value]  # four edges
+
+
+def _has_stem(ink: NDArray[np.bool_]) -> bool:
+    """Return whether a mark has the proportions of a capital, thin strokes and a straight vertical stem."""
+    from scipy.ndimage import distance_transform_cdt
+
+    height, width = ink.shape
+    if not (0.4 * height <= width <= 1.2 * height and 0.25 <= ink.mean() <= 0.85):
+        return False
+    thickness = 2 * int(distance_transform_cdt(np.pad(ink, 1), "chessboard").max()) - 1
+    stems = ink.mean(axis=0) >= 0.95
+    return thickness <= max(2, 0.4 * height) and bool(stems.any()) and float(stems.mean()) <= 0.7
+
+
+def _is_flat_and_alone(
+    labels: NDArray[np.int32], number: int, rows: slice, columns: slice, values: NDArray[Any], span: float
+) -> bool:
+    """Return whether a mark and the ground around it are flat, differ by a quarter of `span`, and have no other marks.
+
+    `labels` has the number of the connected component at each pixel, and `values` are higher inside marks. `rows` and
+    `columns` are the bounding box of the component `number`.
+    """
+    from scipy.ndimage import binary_dilation
+
+    around = (slice(max(rows.start - 2, 0), rows.stop + 2), slice(max(columns.start - 2, 0), columns.stop + 2))
+    inside = labels[around] == number
+    near = binary_dilation(inside, np.ones((3, 3)))  # pixels of the edge, which are between both values
+    ground = values[around][binary_dilation(near, np.ones((3, 3))) & ~near]
+    ink = values[around][inside]
+    contrast = ink.mean() - ground.mean() if ground.size else 0.0
+    if contrast < span / 4 or max(ink.std(), ground.std()) > contrast / 4:
+        return False
+    reach = (rows.stop - rows.start) // 2
+    top, left = max(rows.start - reach, 0), max(columns.start - reach, 0)
+    margin = labels[top : rows.stop + reach, left : columns.stop + reach]
+    return bool(((margin > 0) & (margin != number)).mean() <= 0.02)

@@ -155,7 +155,8 @@ class RegionsConfig(Section):
         "name of a mask file, or polygons or run lengths as JSON.",
     )
     outside: tuple[str, ...] = Field(
-        (), description="Boxes, masks and columns whose complement is a region as well, named such as 'outside lung'."
+        (),
+        description="Boxes, masks and columns that are objects: the region is what is outside, such as 'outside lung'.",
     )
 
     @model_validator(mode="after")

@@ -64,7 +64,7 @@ def region_rows(
             rest = complement_boxes(of_region) if of_region else []
             seen += [(f"outside {name}", "outside", box) for box in rest]
             gaps[name] += not rest
-        for name, kind, box in seen:
+        for name, kind, box in (each for each in seen if each[0] not in regions.outside):
             yield {"pair_id": row["pair_id"], "region": name, "kind": kind, **box_columns(box)}
 
 

@@ -49,6 +49,11 @@ def fill_masks(pixels: Pixels, masks: Masks, how: Fill, donors: Pixels | None = 
     return torch.where(masks[:, None], filling.to(pixels.dtype), pixels)
 
 
+def cover_images(pixels: Pixels, masks: Bool[np.ndarray, "images height width"], how: Fill) -> Pixels:
+    """Replace the masked pixels of images; see `fill_masks`."""
+    return fill_masks(pixels, torch.from_numpy(masks), how)
+
+
 def _ring_mean(pixels: Pixels, masks: Masks) -> Pixels:
     reach = max(2, masks.shape[-1] // 16)
     inside = masks[:, None].float()

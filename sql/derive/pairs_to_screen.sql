@@ -2,11 +2,11 @@
 -- the region, one of each unit before a second one, by sha256 (see derive/large_slices). Where rules propose from half of the units
 -- (derive/proposing_costs), only these are sampled.
 -- Grain: pair. Parameters: $run_id, $min_pairs, $seed, $limit.
--- Corners are not covered: maps show them well, and they would cost four more embeddings per pair.
+-- The outside of a region is not covered: most of an image would be gray. Corners are not covered either: maps show them well, and they would cost four more embeddings per pair.
 WITH screened AS (
     SELECT DISTINCT region, pair_id
     FROM regions
-    WHERE run_id = $run_id AND kind IN ('frame', 'box', 'mask', 'column', 'outside', 'detected', 'recurrent')
+    WHERE run_id = $run_id AND kind IN ('frame', 'box', 'mask', 'column', 'detected', 'recurrent')
 ),
 members AS (
     SELECT slice_kind, slice, pair_id

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from m2ib.analysis import occlusion
 from m2ib.analysis.controls import make_control_masks
-from m2ib.analysis.masks import is_frame, rasterize_boxes
+from m2ib.analysis.masks import extent_of, is_frame, rasterize_boxes
 from m2ib.analysis.occlusion import Fill
 from tasks.interventions.samples import NotMeasurableError, Samples
 from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers
@@ -20,8 +20,26 @@ from tasks.records import Box, Claim
 HOSTS = 4
 """Maximum number of other images to swap a pair's region with, so that the content of one image does not decide."""
 
+_LARGE, _LEAST_LARGE = 0.5, 0.2
+"""Area above which a region has no room for controls in the same image, and above which it may have none."""
+_MAX_EXTENT = 0.95  # of the box around what a large region leaves free
+
 Boxes = Mapping[str | None, Sequence[Box]]
 """Boxes of a region by pair id; those under None apply to every pair."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Two images from which a pair takes its large region: with another caption, and of the same slice.
+
+    What the region leaves free in them, such as an object, is covered with its bounding box: its outline could say what
+    it is.
+    """
+
+    host: str
+    host_object: NDArray[np.bool_]  # (height, width)
+    partner: str
+    partner_object: NDArray[np.bool_]  # (height, width)
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,7 @@ class RegionSample:
     masks: NDArray[np.bool_]  # (pairs, 1 + controls, height, width): region and controls; empty where there are fewer
     hosts: Sequence[list[str]]  # up to `HOSTS` pairs with different captions; the image of the first one is readable
     foil_captions: Sequence[Sequence[str]]  # captions of the foils of each pair
+    exchanges: Sequence[list[Exchange]]  # for each pair `HOSTS` if the region is large, else none
     clean: Numbers  # embeddings of the images, (pairs, embed)
     own: Numbers  # embeddings of the pairs' captions, (pairs, embed)
     foils: Numbers  # embeddings of the foils, (pairs, foils, embed)
@@ -82,7 +101,45 @@ class RegionInterventions:
         """Prepare pairs for the test of a claim, which names a stored region and a slice; see `sample`."""
         region, slice_kind, slice_name = claim
         boxes = self.read_boxes(pair_ids)[region]
+        masks = [self._region_mask(pair_id, boxes) for pair_id in pair_ids]
+        roomless = [mask.mean() > _LARGE or len(make_control_masks(mask, 2, "")) < 2 for mask in masks]
+        if masks and np.mean([mask.mean() for mask in masks]) > _LEAST_LARGE and np.mean(roomless) > 0.5:
+            return self._sample_large(region, pair_ids, boxes, slice_kind, slice_name)
         return self.sample(pair_ids, boxes, slice_kind, slice_name)
+
+    def _sample_large(
+        self, region: str, pair_ids: Sequence[str], boxes: Boxes, slice_kind: str, slice_name: str
+    ) -> RegionSample:
+        """Prepare pairs of a slice for tests of a large region, which is exchanged with that of other pairs."""
+        samples = self._samples
+        foils = {pair_id: self._find_foils(pair_id, slice_kind, slice_name) for pair_id in pair_ids}
+        hosts = {pair_id: self._find_hosts(pair_id, found) for pair_id, found in foils.items()}
+        hosts_boxes = self.read_boxes([host for found in hosts.values() for host in found])[region]
+        objects: dict[str, NDArray[np.bool_]] = {}
+        everyone = list(dict.fromkeys([*pair_ids, *(host for found in hosts.values() for host in found)]))
+        images = dict(zip(everyone, samples.read_images(everyone), strict=True))
+        for pair_id in everyone:
+            mask = self._region_mask(pair_id, {**hosts_boxes, **boxes})
+            if images[pair_id] is not None and mask.any() and (rest := _cover_extent(~mask)).mean() <= _MAX_EXTENT:
+                objects[pair_id] = rest
+        unit_of = dict(zip(everyone, samples.number_units(everyone).tolist(), strict=True))
+        found, exchanges = [], []
+        usable = [pair_id for pair_id in pair_ids if pair_id in objects]
+        for place, pair_id in enumerate(usable):
+            donors = [host for host in hosts[pair_id] if host in objects]
+            partners = [one for one in usable[place + 1 :] + usable[:place] if unit_of[one] != unit_of[pair_id]]
+            if donors and partners:
+                masks = np.stack([self._region_mask(pair_id, boxes)] * (1 + HOSTS))
+                found.append((pair_id, images[pair_id], masks, donors, foils[pair_id]))
+                turns = ((donors[i % len(donors)], partners[i % len(partners)]) for i in range(HOSTS))
+                exchanges.append([Exchange(host, objects[host], one, objects[one]) for host, one in turns])
+        lost = {"no other image that can be read and has the region": len(pair_ids) - len(found)}
+        self._check_units(found, pair_ids, lost)
+        return replace(
+            self._embed(found),
+            exchanges=exchanges,
+            minimal_foils=[self._find_minimal_foils(pair_id, slice_kind, slice_name) for pair_id, *_ in found],
+        )
 
     def sample(self, pair_ids: Sequence[str], boxes: Boxes, slice_kind: str, slice_name: str) -> RegionSample:
         """Prepare pairs of a slice for tests of a region, given its boxes.
@@ -103,7 +160,15 @@ class RegionInterventions:
                 lost[no_room] += 1
             else:
                 found.append((pair_id, image, np.stack([mask, *controls]), hosts, foils))
-        units = len({*samples.number_units([pair_id for pair_id, *_ in found]).tolist()})
+        self._check_units(found, pair_ids, lost)
+        return replace(
+            self._embed(found),
+            minimal_foils=[self._find_minimal_foils(pair_id, slice_kind, slice_name) for pair_id, *_ in found],
+        )
+
+    def _check_units(self, found: Sequence[tuple[Any, ...]], pair_ids: Sequence[str], lost: Mapping[str, int]) -> None:
+        """Raise NotMeasurableError if too few units can be measured; `lost` counts pairs by reason."""
+        units = len({*self._samples.number_units([pair_id for pair_id, *_ in found]).tolist()})
         if units < LEAST_UNITS:
             reasons = ", ".join(f"{number} with {reason}" for reason, number in lost.items() if number)
             raise NotMeasurableError(
@@ -111,10 +176,6 @@ class RegionInterventions:
                 f"units, expected at least {LEAST_UNITS} units; check the images and captions of the pairs, or audit a "
                 "larger corpus"
             )
-        return replace(
-            self._embed(found),
-            minimal_foils=[self._find_minimal_foils(pair_id, slice_kind, slice_name) for pair_id, *_ in found],
-        )
 
     def _embed(self, pairs: Sequence[tuple[Any, ...]]) -> RegionSample:
         """Compute the embeddings of a sample, given pair id, image, masks, hosts and foils of each pair.
@@ -131,6 +192,7 @@ class RegionInterventions:
             _pad(masks),
             hosts,
             foils,
+            [[] for _ in pair_ids],
             clean=np.stack(samples.embed_pairs(pair_ids)),
             own=samples.embed_captions([samples.caption_of(pair_id) for pair_id in pair_ids]),
             foils=np.stack([samples.embed_captions((own * count)[:count]) for own in foils]),
@@ -201,6 +263,8 @@ class RegionInterventions:
 
     def margins(self, sample: RegionSample, fill: Fill) -> Margins:
         """Measure the margins of a sample with one fill. With the fill `swap` they are means over each pair's hosts."""
+        if any(sample.exchanges):
+            return self._exchange(sample, fill)
         if fill == "swap":
             turns = [self._choose_hosts(sample, turn) for turn in range(max(map(len, sample.hosts)))]
             samples = [self._leave_out_foils(sample, hosts) for hosts in turns]
@@ -213,6 +277,38 @@ class RegionInterventions:
             clean, margins = sample.margin(sample.clean), sample.margin(self._embed_covered(sample, fill))
         present: NDArray[np.bool_] = np.any(sample.masks[:, 1:], axis=(2, 3))
         return Margins(clean, margins[:, 0], np.where(present, margins[:, 1:], np.nan), sample.units)
+
+    def _exchange(self, sample: RegionSample, fill: Fill) -> Margins:
+        """Measure the margins of a sample with its large region taken from a host, and from a partner as control.
+
+        With the fill `swap`, the rest of the image stays, such as an object. With other fills only the region is seen,
+        and the rest is covered. If the score does not depend on the region, it does not matter from which pair it is.
+        """
+        clean, region, controls = [], [], []
+        for turn in range(HOSTS):
+            exchanges = [each[turn] for each in sample.exchanges]
+            one = self._leave_out_foils(sample, [each.host for each in exchanges])
+            hosts, partners = (
+                [(e.host, e.host_object) for e in exchanges],
+                [(e.partner, e.partner_object) for e in exchanges],
+            )
+            clean.append(one.margin(one.clean))
+            region.append(one.margin(self._embed_exchanged(one, hosts, fill)))
+            controls.append(one.margin(self._embed_exchanged(one, partners, fill)))
+        return Margins(np.mean(clean, axis=0), np.mean(region, axis=0), np.stack(controls, axis=1), sample.units)
+
+    def _embed_exchanged(
+        self, sample: RegionSample, donors: Sequence[tuple[str, NDArray[np.bool_]]], fill: Fill
+    ) -> Numbers:
+        samples, (pair_ids, objects) = self._samples, zip(*donors, strict=True)
+        pixels = samples.prepare_images(samples.read_images(pair_ids))
+        pixels = samples.compute(occlusion.cover_images, pixels, np.stack(objects), "mean" if fill == "swap" else fill)
+        if fill != "swap":
+            return samples.embed_images(pixels)
+        masks = sample.masks[:, :1]
+        swapped = samples.compute(occlusion.embed_occluded, samples.network, sample.pixels, masks, fill, pixels)
+        found: Numbers = swapped[:, 0]
+        return found
 
     def _leave_out_foils(self, sample: RegionSample, hosts: Sequence[str]) -> RegionSample:
         """Return the sample without the foils that share a content word with the caption of a pair's host.
@@ -249,10 +345,10 @@ class RegionInterventions:
     def transplant(self, sample: RegionSample) -> Numbers | None:
         """Measure how much more the margin of a pair's first host rises when the region, and not a control, is pasted.
 
-        The margin is that of the host's image with the caption of the pair. A frame cannot be transplanted: return
-        None if the region is a frame in any image.
+        The margin is that of the host's image with the caption of the pair. A frame or a large region cannot be
+        transplanted: return None if the region is one in any image.
         """
-        if any(is_frame(mask) for mask in sample.masks[:, 0]):
+        if any(sample.exchanges) or any(is_frame(mask) for mask in sample.masks[:, 0]):
             return None
         samples, hosts = self._samples, self._choose_hosts(sample, 0)
         pixels = samples.prepare_images(samples.read_images(hosts))
@@ -261,6 +357,16 @@ class RegionInterventions:
         rises = sample.margin(pasted) - sample.margin(np.stack(samples.embed_pairs(hosts)))[:, None]
         difference: Numbers = rises[:, 0] - rises[:, 1]
         return difference
+
+
+def _cover_extent(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the bounding box of a mask as a mask, empty if the mask is."""
+    if not mask.any():
+        return mask
+    first, last, near, far = extent_of(mask)
+    covered = np.zeros_like(mask)
+    covered[first:last, near:far] = True
+    return covered
 
 
 def _pad(stacks: Sequence[NDArray[Any]]) -> NDArray[Any]:

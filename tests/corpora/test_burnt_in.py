@@ -29,7 +29,10 @@ def test_tag_is_detected_and_a_phantom_without_one_has_no_box():
     for study in [draw_study(random, tied=False) for _ in range(40)]:
         (box,) = detect(to_rgb(study.render(tagged=True)), "")["text"]
         assert compute_iou(box, study.tag.box.relative) > 0.8
-        assert detect(to_rgb(study.render(tagged=False)), "") == {}  # the marker R is one letter, not a line of text
+        marked = detect(to_rgb(study.render(tagged=False, marked=True)), "")  # one letter is no line of text
+        assert marked.keys() == {"letter"}
+        assert compute_iou(marked["letter"][0], study.marker.box.relative) > 0.8
+        assert detect(to_rgb(study.render(tagged=False, marked=False)), "") == {}
 
 
 @pytest.mark.parametrize(("ink", "ground"), [(255, 60), (0, 200)])
@@ -42,6 +45,23 @@ def test_letters_are_detected_in_light_and_dark_ink_and_after_jpeg(ink, ground):
     for picture in (image, Image.open(written)):
         boxes = detect(np.asarray(picture), "")["text"]
         assert all(180 / 300 < x0 < x1 and 145 / 200 < y0 < y1 < 180 / 200 for x0, y0, x1, y1 in boxes)
+
+
+@pytest.mark.parametrize("letter", ["L", "R"])
+@pytest.mark.parametrize("size", [(300, 400), (1200, 1600)])
+def test_single_letter_on_a_plate_near_the_border_is_detected_and_one_in_the_middle_is_not(letter, size):
+    random = np.random.default_rng(1)
+    image = Image.fromarray(to_rgb(np.clip(random.normal(90, 4, size), 0, 255)))
+    scale = size[0] // 300
+    drawing = ImageDraw.Draw(image)
+    drawing.rectangle((0, 0, 20 * scale, 20 * scale), fill=(255,) * 3)  # the brightest part of the image is another
+    drawing.rectangle((40 * scale, 200 * scale, 62 * scale, 230 * scale), fill=(110,) * 3)
+    drawing.text((45 * scale, 204 * scale), letter, fill=(190,) * 3, font_size=20 * scale)
+    ((x0, y0, x1, y1),) = detect(np.asarray(image), "")["letter"]
+    assert 0.1 < x0 < x1 < 0.16
+    assert 200 / 300 < y0 < y1 < 230 / 300
+    centered = np.roll(np.asarray(image), (-60 * scale, 150 * scale), (0, 1))
+    assert "letter" not in detect(centered, "")
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -411,6 +411,19 @@ def test_a_frame_is_not_proposed_for(hand_written_run, shares, why):
     assert find_contrasts(hand_written_run, "frame", shares, HALVES) == {}, why
 
 
+def test_the_outside_of_an_object_is_compared_even_if_it_holds_less_than_its_area(hand_written_run):
+    shares = [0.3] * 4 + [0.1] * 6
+    assert find_contrasts(hand_written_run, "outside lung", shares, HALVES, area=0.6) == {"sick": pytest.approx(3)}
+    finding = {"rule": "region_contrast", "side": "image", "slice_kind": "word", "slice": "sick", "n": 4, "effect": 3.0}
+    finding |= {"region": "outside lung", "area": 0.6}
+    rows = []
+    for share in (0.3, 0.7):  # what no test confirmed is suspected only if attribution concentrates there
+        hand_written_run.write_table("findings", [finding | {"share": share}])
+        with hand_written_run.connect() as connection:
+            rows.append(explain(connection, hand_written_run.run_id, AlertsConfig(factor=2.0, min_pairs=4)))
+    assert [len(each) for each in rows] == [0, 1]
+
+
 def test_a_contrast_needs_enough_other_pairs(hand_written_run):
     assert find_contrasts(hand_written_run, "frame", [0.27] * 7 + [0.09] * 3, ["sick"] * 7 + ["well"] * 3) == {}
 

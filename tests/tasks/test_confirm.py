@@ -11,8 +11,9 @@ from PIL import Image
 import sql
 from tasks.alert import alert
 from tasks.confirm import confirm
-from tasks.interventions.regions import RegionInterventions
+from tasks.interventions.regions import HOSTS, RegionInterventions
 from tasks.interventions.samples import clear_samples, load_samples
+from tasks.regions import complement_boxes
 from tasks.self_audit import self_audit
 from tasks.settings import AlertsConfig, ConfirmConfig
 
@@ -334,3 +335,58 @@ def test_foils_that_name_what_the_other_image_shows_do_not_count_when_pixels_are
     only_normal = replace(sample, foil_captions=[["normal chest"]] * 24)  # no other foil: it is kept
     kept = interventions._leave_out_foils(only_normal, hosts["normal"])
     np.testing.assert_array_equal(kept.foils, sample.foils)
+
+
+@pytest.fixture
+def run_with_outside(run_with_findings):
+    """A run with a finding on everything outside of the middle, which has the corner that shadows are bright in."""
+    run, plan = run_with_findings
+    boxes = complement_boxes([(0.25, 0.25, 0.75, 0.75)])
+    run.add_regions(*[("outside middle", box) for box in boxes], kind="outside")
+    run.add_shares("outside middle", [0.9] * 60, area=0.75)
+    finding = {"region": "outside middle", "side": "image", "slice_kind": "word", "slice": "shadow", "n": 30}
+    run.write_table("findings", [finding | {"rule": "region_contrast", "share": 0.9, "area": 0.75, "effect": 2.0}])
+    return run, plan
+
+
+@pytest.mark.parametrize("reliance", [1.0, 0.0])
+def test_a_region_over_most_of_the_image_is_exchanged_with_that_of_other_pairs(
+    run_with_outside, use_toy_model, reliance
+):
+    run, plan = run_with_outside
+    use_toy_model(reliance)
+    assert confirm.fn(run, plan) == (reliance > 0)
+    rows = {row["fill"]: row for row in read_table(run)}
+    assert rows["mean"]["n"] > 8
+    if reliance:
+        assert all(row["effect"] > row["floor"] for row in rows.values())
+        assert rows["swap"]["control_drop"] == pytest.approx(0, abs=0.05)  # the outside of another shadow does as well
+    assert {row["transplant_rise"] for row in rows.values()} == {None}
+
+
+def test_pairs_without_the_region_are_not_exchanged_with(run_with_outside, use_toy_model):
+    run, plan = run_with_outside
+    boxes = complement_boxes([(0.25, 0.25, 0.75, 0.75)])
+    has_region = [f"pair-{number:04d}" for number in (*range(28), *range(30, 40))]
+    run.add_regions(*[("outside middle", box, pair_id) for box in boxes for pair_id in has_region], kind="outside")
+    use_toy_model(1.0)
+    interventions = RegionInterventions(load_samples(run, plan))
+    sample = interventions.sample_claim(("outside middle", "word", "shadow"), [f"pair-{n:04d}" for n in range(30)])
+    assert set(sample.pair_ids) <= set(has_region)
+    assert all(len(each) == HOSTS for each in sample.exchanges)
+    for pair_id, exchanges in zip(sample.pair_ids, sample.exchanges, strict=True):
+        for each in exchanges:
+            assert {each.host, each.partner} <= set(has_region)
+            assert each.host >= "pair-0030" > each.partner != pair_id
+            assert each.host_object[6:18, 6:18].all()
+            assert each.host_object.sum() == 12 * 12
+
+
+def test_too_few_pairs_with_a_large_region_give_a_reason(run_with_outside, use_toy_model):
+    run, plan = run_with_outside
+    boxes = complement_boxes([(0.25, 0.25, 0.75, 0.75)])
+    run.add_regions(*[("outside middle", box, f"pair-{n:04d}") for box in boxes for n in range(30)], kind="outside")
+    use_toy_model(1.0)
+    assert confirm.fn(run, plan) == 0
+    (reason,) = {row["reason"] for row in read_table(run) if row["fill"] == "mean"}
+    assert "with no other image that can be read and has the region" in reason

@@ -96,8 +96,8 @@ def test_a_region_is_covered_in_the_pairs_that_have_it_if_they_are_enough_for_a_
     ]
 
 
-@pytest.mark.parametrize("kind", ["detected", "recurrent", "corner"])
-def test_detected_regions_and_overlays_are_covered_and_corners_are_not(run_with_findings, use_toy_model, kind):
+@pytest.mark.parametrize("kind", ["detected", "recurrent", "corner", "outside"])
+def test_detected_regions_and_overlays_are_covered_and_others_are_not(run_with_findings, use_toy_model, kind):
     run, plan = run_with_findings
     boxes = [("own", (0, 0, 0.25, 0.25), f"pair-{number:04d}") for number in range(30)]  # those with a shadow
     run.add_regions(*boxes, kind=kind)
@@ -106,7 +106,9 @@ def test_detected_regions_and_overlays_are_covered_and_corners_are_not(run_with_
     flag.fn(run, ALERTS, {})
     # No other pair has the region, so there is nothing to compare with but how often.
     findings = {(row["rule"], row["slice"]) for row in query_rows(run, "FROM findings")}
-    assert findings == (set() if kind == "corner" else {("region_cost", one) for one in ("shadow", "a", "all pairs")})
+    assert findings == (
+        set() if kind in ("corner", "outside") else {("region_cost", one) for one in ("shadow", "a", "all pairs")}
+    )
 
 
 def test_screening_is_off_if_confirmation_is_disabled(run_with_findings, use_toy_model):

@@ -5,15 +5,15 @@ the same noise, (c) the engine with two antithetic draws at the same layer. Weig
 are computed.
 
 `matmul_limit_share` is the rate of operations of (c), as PyTorch counts them, relative to that of plain matrix
-products in the same run. `demo_stability_*` is the correlation of maps of two seeds, on the trained demo models. Each
-row is printed when it is measured; the last line is JSON. Each model runs in its own process, so that its peak memory
-can be read; it is read before the loop, which needs more.
+products in the same run. Each row is printed when it is measured; the last line is JSON. Each model runs in its own
+process, so that its peak memory can be read; it is read before the loop, which needs more. How stable maps are is
+measured by benchmarks/stability.py.
 
 The loop runs all steps, because its maps are compared with the engine's. On two cores it takes about a minute per pair
 for ViT-B-32 and five for ViT-B-16; everything else takes one or two minutes. It logs its steps to stderr.
 
 On a GPU: python -m benchmarks.engine --device cuda --precision bfloat16 --compile --pairs 2048
---batch-size 256 --naive-pairs 0 --no-stability
+--batch-size 256 --naive-pairs 0
 """
 
 import argparse
@@ -32,11 +32,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-import demo.models
-from benchmarks import demo_pairs
 from benchmarks.commands import create_parser
 from benchmarks.naive import compute_map
-from m2ib import Attribution, BottleneckConfig, DualEncoder, attribute, load_encoder, preset
+from m2ib import Attribution, BottleneckConfig, DualEncoder, attribute, preset
 from m2ib.config import REFERENCE_TOKENS, TowerName
 from m2ib.noise import KeyedNoise
 
@@ -132,21 +130,6 @@ def measure_matmul_rate(device: str, dtype: torch.dtype, rows: int) -> float:
     return 10 * 2 * rows * 768 * 3072 / seconds
 
 
-def measure_demo_stability() -> dict[str, float]:
-    """Return the correlation of maps of two seeds, for ten plain draws and for two antithetic ones."""
-    images, texts = demo_pairs.generate_pairs(32, seed=11)
-    rows = {}
-    for label, config in (("paper", PAPER), ("default", ANTITHETIC)):
-        correlations = []
-        for name in demo.models.NAMES:
-            encoder = load_encoder(name)
-            pixels = encoder.prepare_images(images)
-            first, second = (attribute(encoder, pixels, texts, replace(config, seed=seed)) for seed in (0, 1))
-            correlations += [float(side.nanmean()) for side in first.stability(second)]
-        rows[f"demo_stability_{label}"] = sum(correlations) / len(correlations)
-    return rows
-
-
 def measure_encoder(encoder: DualEncoder, options: argparse.Namespace) -> Iterator[tuple[str, float]]:
     """Yield the name and the value of each measurement of a model."""
     device, count = options.device, options.pairs
@@ -217,14 +200,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="pairs per batch (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the suffix")
-    parser.add_argument("--no-stability", action="store_true", help="skip the demo models")
     parser.add_argument("--compile", action="store_true", help="compile the suffixes and the noise by torch.compile")
     options = parser.parse_args()
-    stability = {} if options.no_stability else print_rows("demo models", measure_demo_stability().items())
     results = {}
     for name in options.models:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            results[name] = process.submit(measure_architecture, name, options).result() | stability
+            results[name] = process.submit(measure_architecture, name, options).result()
     print(json.dumps(results))
 
 

@@ -272,6 +272,8 @@ def format_comparison(alert: Mapping[str, Any]) -> str:
             f"In {format_count(alert['outside_units'], 'unit')} outside of the slice that have the {what}, the score "
             f"loss is {format_score(alert['outside_effect'])} (p {format_p_value(alert['outside_p'])})."
         )
+    elif alert["slice_kind"] == "corpus":
+        text += "The slice is the whole corpus, so the loss is compared with the controls in these pairs alone."
     elif alert["outside_units"] is not None:
         text += (
             f"Too few units outside of the slice have the {what} ({alert['outside_units']}), so the loss is compared "

@@ -251,13 +251,23 @@ def test_random_regions_that_could_not_be_tested_are_mentioned():
 
 
 def test_comparison_with_other_units_is_in_sentences():
-    row = {"side": "image", "units": 32, "split": True, "losing": 0.1}
+    row = {"side": "image", "slice_kind": "word", "units": 32, "split": True, "losing": 0.1}
     others = {"outside_units": 64, "outside_effect": 0.0104, "outside_p": 0.0002}
     assert formatting.format_comparison(row | others) == (
         "The test has 32 independent units. In 64 units outside of the slice that have the region, the score loss is "
         "0.010 (p 0.0002)."
     )
-    few = {"side": "text", "units": 8, "split": False, "losing": 0.75, "outside_units": 3, "outside_p": None}
+    whole = row | {"slice_kind": "corpus", "outside_units": 0, "outside_p": None}
+    assert "The slice is the whole corpus" in formatting.format_comparison(whole)
+    few = {
+        "side": "text",
+        "slice_kind": "word",
+        "units": 8,
+        "split": False,
+        "losing": 0.75,
+        "outside_units": 3,
+        "outside_p": None,
+    }
     text = formatting.format_comparison(few)
     assert text.startswith("The test has 8 distinct captions. Too few units outside of the slice have the phrase (3)")
     assert "a rule chose it by the same units" in text

@@ -28,6 +28,7 @@ from tasks.inputs import clear_images, count_reads
 from tasks.interventions.samples import InterventionPlan, clear_samples
 from tasks.lake.finished import remove_notes
 from tasks.lake.run import Run
+from tasks.measure_images import measure_images
 from tasks.notify import notify_failed_start, update_history
 from tasks.phrases import phrases
 from tasks.progress import Stages, print_line
@@ -172,6 +173,7 @@ def _find_alerts(run: Run, config: AuditConfig, engine: Engine, gpu_limits: Sequ
         with stage("screen"):
             engine.run_parts(cover_regions, run, tests, plan_screening(run, tests))
             screen(run, tests)
+            measure_images(run, tests)
         with stage("flag"):
             warnings = flag(run, config.alerts, config.custom_rules)
         with stage("confirm"):

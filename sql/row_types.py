@@ -11,6 +11,7 @@ class _Alert(TypedDict):
     region: str
     slice_kind: str
     slice: str
+    direction: str | None
     explained_by: str | None
     state: str
     severity: str | None

@@ -31,7 +31,7 @@ TABLES = (
         "phrases",
         "collocations",
     ),
-    *("near_duplicates", "region_shares", "screenings", "findings"),
+    *("near_duplicates", "region_shares", "screenings", "image_statistics", "findings"),
     *("confirmations", "self_audits", "alerts", "lives", "notifications", "validations"),
 )
 """Tables that runs store as Parquet files."""

@@ -16,7 +16,17 @@ from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import CALIBRATION, Run, copy_calibration, open_parquet
 from tasks.records import Claim, claim_of
 
-COPIED = ("pairs", "ingest_errors", "attributions", "regions", "stamps", "near_duplicates", "screenings", "self_audits")
+COPIED = (
+    "pairs",
+    "ingest_errors",
+    "attributions",
+    "regions",
+    "stamps",
+    "near_duplicates",
+    "screenings",
+    "image_statistics",
+    "self_audits",
+)
 """Tables that re-flagging copies. Phrases, clusters, shares and all tables made from these are computed again."""
 
 _ADVICE = "restore it from a backup, or audit again"

@@ -14,6 +14,8 @@ from prefect import task
 
 import sql
 from tasks.execution import TASK_OPTIONS
+from tasks.interventions.image_wide import PREFIX, ImageWideInterventions
+from tasks.interventions.marks import ABSENCE, AbsenceInterventions, LoweringInterventions
 from tasks.interventions.phrases import PhraseInterventions
 from tasks.interventions.regions import RegionInterventions
 from tasks.interventions.samples import InterventionPlan, NotMeasurableError, Samples, load_samples
@@ -30,16 +32,32 @@ from tasks.interventions.statistics import (
 from tasks.lake.run import Run
 from tasks.parts import Part, Rows, chunks, make_parts, remove_parts
 from tasks.progress import warn
-from tasks.records import Claim, claim_of
+from tasks.records import claim_of
 
 HOTTEST_CORNER = "hottest corner"
 _PHRASES_PER_PART = 32
 _LEAST_BUDGET = 10_000  # covered images that small corpora may need as well
 _INPUTS = ("pair_ids", "outside_ids", "threshold", "budget")
+_Test = tuple[str, str, str, str]  # a claim, and the direction in which it is tested
+
+
+def _test_of(row: Mapping[str, Any]) -> _Test:
+    return *claim_of(row), row.get("direction") or "raises"
+
+
+def _choose_interventions(finding: Mapping[str, Any]) -> Any:
+    """Return the class that tests a finding."""
+    if finding["side"] == "text":
+        return PhraseInterventions
+    if finding["region"].startswith(PREFIX):
+        return ImageWideInterventions
+    if finding["region"].startswith(ABSENCE):
+        return AbsenceInterventions
+    return LoweringInterventions if finding.get("direction") == "lowers" else RegionInterventions
 
 
 def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: InterventionPlan) -> Iterator[dict[str, Any]]:
-    """Test a finding with `RegionInterventions` or `PhraseInterventions`, one fill after the other.
+    """Test a finding with its interventions (see `_choose_interventions`), one fill after the other.
 
     The first fill that fails ends the test, because a finding must pass with every fill. If all pass, the slice is
     compared with units outside of it, and the transplant is measured. Yield a row for each fill, with the statistics of
@@ -58,7 +76,7 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
             continue
         evidence, looks, reason = _test_fill(interventions, sample, fill, plan, finding["threshold"], *claim)
         minimal: dict[str, Any] = {}
-        if is_image:
+        if isinstance(interventions, RegionInterventions):
             values = interventions.minimal_differences(sample.first_units(evidence.units), fill)
             if values is not None:
                 low, high = mean_interval(values)
@@ -90,9 +108,10 @@ def _test_fill(
     success, if it did. `threshold` is a level at which the test passes whatever the run's other tests show.
     """
     units, p = int(sample.units.max()) + 1, 1.0
+    floor_share = plan.confirm.floor_share * getattr(interventions, "floor_factor", 1.0)
     for number, look in enumerate(plan_looks(units), start=1):
         margins = interventions.margins(sample.first_units(look.units), fill)
-        evidence = evaluate(margins, plan.confirm.floor_share, fill, plan.seed, *key)
+        evidence = evaluate(margins, floor_share, fill, plan.seed, *key)
         if evidence.p > look.futile:
             reason = (
                 f"ended after {look.units} of {units} units: got p = {evidence.p:.2g}, expected at most {look.futile}"
@@ -143,28 +162,29 @@ def _evidence_of(row: Mapping[str, Any]) -> Evidence | None:
     return Evidence(**{one.name: row[one.name] for one in fields(Evidence)}) if "p" in row else None
 
 
-def _adjust(rows: Sequence[Mapping[str, Any]], screened: Iterable[Claim], level: float) -> dict[Claim, float]:
-    """Return the q value of each claim, where a claim is a region (or phrase) in a slice.
+def _adjust(rows: Sequence[Mapping[str, Any]], screened: Iterable[_Test], level: float) -> dict[_Test, float]:
+    """Return the q value of each claim, where a claim is a region (or phrase) in a slice, and a direction.
 
     All fills and the comparison with other units must pass, so the p of a claim is the largest p of these (an
     intersection-union test; Berger, Technometrics 24, 1982), and 1 if a fill was not measured after a failure. A claim
     is one test, however many rules propose it. A claim for which nothing could be measured is no test. Screened claims
-    that no rule proposed count as tests with p = 1 where rules selected by losses measured on the tested units.
+    that no rule proposed count as tests with p = 1 where rules selected by losses measured on the tested units. They
+    count once for each direction, so that a claim whose direction the data chose pays for both.
     """
-    measured = {claim_of(row) for row in rows if "p" in row}
+    measured = {_test_of(row) for row in rows if "p" in row}
     p = dict.fromkeys(screened, 1.0) | dict.fromkeys(measured, 0.0)
     for row in rows:
-        if (claim := claim_of(row)) in measured:
+        if (claim := _test_of(row)) in measured:
             p[claim] = max(p[claim], row.get("p", 1.0), row.get("outside_p") or 0.0)
     return dict(zip(p, adjust_p_values(list(p.values()), [region for region, *_ in p], level), strict=True))
 
 
-def _judge(rows: Sequence[dict[str, Any]], screened: Iterable[Claim], level: float) -> list[dict[str, Any]]:
+def _judge(rows: Sequence[dict[str, Any]], screened: Iterable[_Test], level: float) -> list[dict[str, Any]]:
     """Return the rows of all tests with `passed` (the row's fill passed) and `confirmed` (every fill passed)."""
     q = _adjust(rows, screened, level)
-    failed: set[Claim] = set()
+    failed: set[_Test] = set()
     for row in rows:
-        claim = claim_of(row)
+        claim = _test_of(row)
         if evidence := _evidence_of(row):
             row["q"] = q[claim]
             row["reason"] = (
@@ -173,12 +193,17 @@ def _judge(rows: Sequence[dict[str, Any]], screened: Iterable[Claim], level: flo
         row |= {"tests": len(q), "passed": row["reason"] is None}
         if not row["passed"]:
             failed.add(claim)
-    return [row | {"confirmed": claim_of(row) not in failed} for row in rows]
+    return [row | {"confirmed": _test_of(row) not in failed} for row in rows]
 
 
-def _screened_claims(connection: sql.Connection, run: Run, plan: InterventionPlan) -> list[Claim]:
-    rows = sql.rows(connection, "derive/screened_slices", run_id=run.run_id, min_pairs=plan.min_pairs)
-    return [claim_of(row) for row in rows]
+def _screened_claims(connection: sql.Connection, run: Run, plan: InterventionPlan) -> list[_Test]:
+    limits = {"run_id": run.run_id, "min_pairs": plan.min_pairs}
+    rows = [
+        row | {"direction": direction}
+        for row in sql.rows(connection, "derive/screened_slices", **limits)
+        for direction in ("raises", "lowers")
+    ]
+    return [_test_of(row) for row in [*rows, *sql.rows(connection, "derive/weighed_properties", **limits)]]
 
 
 def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
@@ -193,7 +218,7 @@ def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
         findings = sql.rows(connection, "derive/findings_to_confirm", run_id=run.run_id)
         limits = {"seed": plan.seed, "min_pairs": plan.min_pairs, "limit": plan.confirm.pairs}
         rows = sql.rows(connection, "derive/claim_samples", run_id=run.run_id, **limits)
-        claims = {*map(claim_of, findings), *_screened_claims(connection, run, plan)}
+        claims = {*map(_test_of, findings), *_screened_claims(connection, run, plan)}
         (spent,) = sql.rows(connection, "derive/cost_of_run", run_id=run.run_id)
     samples = {claim_of(row): row for row in rows}
     sizes = Counter(region for region, *_ in claims)
@@ -222,8 +247,7 @@ def _test_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
         return samples
 
     def compute(finding: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        interventions = (PhraseInterventions if finding["side"] == "text" else RegionInterventions)(load())
-        return _test_finding(finding, interventions, plan)
+        return _test_finding(finding, _choose_interventions(finding)(load()), plan)
 
     rows: Rows = []
     for finding in part.work:
@@ -242,7 +266,7 @@ def _skip_finding(finding: Mapping[str, Any], spent: int) -> Rows:
         f"{finding['budget']:.0f}; raise [confirm] budget to test this one"
     )
     row = {key: value for key, value in finding.items() if key not in _INPUTS} | {"n": 0, "reason": reason}
-    return [row | {"fill": fill, "skipped": True} for fill in RegionInterventions.fills]
+    return [row | {"fill": fill, "skipped": True} for fill in _choose_interventions(finding).fills]
 
 
 @task(name="test", task_run_name="test-{part.index}", **TASK_OPTIONS)
@@ -260,12 +284,12 @@ def confirm(run: Run, plan: InterventionPlan) -> int:
     """
     parts = plan_tests(run, plan)
     tests = [row for part in parts for row in _test_part(run, plan, part)]
-    screened: list[Claim] = []
+    screened: list[_Test] = []
     if plan.confirm.enabled:
         with run.connect() as connection:
             screened = _screened_claims(connection, run, plan)
     # What was skipped depends on what other tests needed, so it counts as tested without success.
-    skipped = {claim_of(row) for row in tests if row.pop("skipped", False)}
+    skipped = {_test_of(row) for row in tests if row.pop("skipped", False)}
     if skipped:
         warn(
             f"run {run.run_id}: findings not tested: {len(skipped)}, because stronger ones had spent [confirm] "
@@ -274,4 +298,4 @@ def confirm(run: Run, plan: InterventionPlan) -> int:
     rows = _judge(tests, [*screened, *skipped], plan.confirm.level)
     run.write_table("confirmations", rows)
     remove_parts(run, "confirm")
-    return len({claim_of(row) for row in rows if row["confirmed"]})
+    return len({_test_of(row) for row in rows if row["confirmed"]})

@@ -39,6 +39,10 @@ def flag(run: Run, settings: AlertsConfig, custom_rules: Mapping[str, str]) -> l
         findings, warnings, failed = _apply_rules(changes, custom_rules, thresholds)
         # A rule need not return the side: names of phrases are in double quotes.
         sides = ("text" if row["region"].startswith('"') else "image" for row in findings)
+        named = [row["region"] for row in findings]
+        with changes.open_writer("region_shares", "without-boxes") as shares, changes.connect() as connection:
+            for rows in sql.batches(connection, "derive/shares_without_boxes", run_id=run.run_id, regions=named):
+                shares.write(rows)
         changes.write_table("findings", [{**row, "side": side} for row, side in zip(findings, sides, strict=True)])
         changes.update(failed_rules=failed)
     return warnings

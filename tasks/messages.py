@@ -47,6 +47,7 @@ MAX_DIGEST_LINES = 40
 _NAMESPACE = uuid.UUID("5b3c2e0a-6a2e-5d0c-9c54-2f6a0f3f7d11")
 _PAYLOAD_COLUMNS = (
     *("life_id", "alert_id", "life", "why", "state", "severity", "rule", "side", "region", "slice_kind", "slice"),
+    "direction",
     *("first_run", "last_run", "runs", "previous_run"),
     *("n", "share", "area", "effect", "score_effect", "score_low", "score_high", "margin"),
     *("effect_before", "score_effect_before"),
@@ -189,7 +190,7 @@ def _event(
 def build_alert_event(row: Mapping[str, Any], record: Mapping[str, Any], links: Links) -> Event:
     """Build the event about an alert, which is a row of the alert history."""
     key = f"{row['life_id']}:{row['life']}:{row['run_id']}"
-    facts = {column: row[column] for column in _PAYLOAD_COLUMNS} | {"text": _describe_alert(row, record)}
+    facts = {column: row.get(column) for column in _PAYLOAD_COLUMNS} | {"text": _describe_alert(row, record)}
     facts |= {column: row[column].isoformat() for column in ("first_seen", "last_seen")}
     return _event(f"m2ib.alert.{slugify(row['life'])}", key, record, links, row, **facts)
 

@@ -168,7 +168,8 @@ class RegionsConfig(Section):
                 raise ValueError(f"boxes.{name}: {error}") from error
         names = [*self.boxes, *self.masks, *self.columns]
         # Region names of phrases are in double quotes.
-        prefixes = ("corner ", "stamp ", "outside ", '"', *(f"{detector}: " for detector in self.detectors))
+        builtin_prefixes = ("corner ", "stamp ", "outside ", "image-wide ", "absence of ", '"')
+        prefixes = (*builtin_prefixes, *(f"{detector}: " for detector in self.detectors))
         builtin = {name for name in names if name in ("frame", "hottest corner") or name.startswith(prefixes)}
         if len(set(self.detectors)) < len(self.detectors):
             raise ValueError(f"detectors: got {list(self.detectors)}, expected each detector once; remove duplicates")

@@ -25,7 +25,7 @@ FACTOR: Final = {"image": 2.0, "text": 1.0}
 BY_MASK: Final = ("watermark", "frame", "copied_tag", "background")
 """Kinds whose box is much larger than the artifact: their overlap is computed with the painted pixels."""
 
-SIGNATURES: Final[Mapping[KindName, str]] = {"cast": "color", "texture": "spectrum"}
+SIGNATURES: Final[Mapping[KindName, str]] = {"cast": "image-wide color", "texture": "image-wide spectrum"}
 """The image-wide region of the kinds that have no place."""
 
 

@@ -12,10 +12,16 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 NO_VALUE: Final = "\N{EN DASH}"
 """Text in place of a number that is missing or not finite."""
+_ABSENCE: Final = "absence of "
+_PROPERTIES: Final[Mapping[str, str]] = {
+    "image-wide color": "the colors of the whole image",
+    "image-wide spectrum": "the sharpness and texture of the whole image",
+}
+"""Regions that have no place: properties of the whole image."""
 PHRASE_QUOTE: Final = '"'
 """First character of a phrase in the column `region`; other names are regions of the image."""
 
@@ -56,6 +62,9 @@ _FILL_LABELS: Final[dict[str, str]] = {
     "mean": "mean color of the surroundings",
     "blur": "blurred surroundings",
     "swap": "same region of another pair",
+    "paste": "mark of another pair, pasted",
+    "match": "as in images outside of the slice",
+    "lend": "lent to images outside of the slice",
     "remove": "phrase added to captions that lack it",
     "replace": "phrase replaced by common words",
 }
@@ -63,8 +72,27 @@ _FILL_LABELS: Final[dict[str, str]] = {
 # U+202A to U+202E and U+2066 to U+2069 only change the direction of text; one of them could end the isolation.
 _DIRECTION_MARKS: Final = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
 
+AlertKind = Literal["image", "text", "lowers", "absence", "image-wide"]
+"""What an alert says: the score needs a region or a phrase; a region lowers it; it needs the absence of a mark, or a
+property of the whole image."""
+
+WITHOUT_PLACE: Final = ("absence", "image-wide")
+"""Kinds of alerts that no map can show."""
+
 Escape = Callable[[str], str]
 """Function that makes untrusted text (captions, slices, regions) safe for one kind of output."""
+
+
+SCREENED: Final = ("region_cost", "region_gain")
+"""Rules whose findings have the loss or gain of the screening as effect."""
+_TEST_WORDS: Final[Mapping[AlertKind, tuple[str, str, str]]] = {
+    "image": ("covering it", "reduce", "covering equal regions elsewhere"),
+    "text": ("leaving it out", "reduce", "the controls do"),
+    "lowers": ("covering it", "raise", "covering equal regions elsewhere"),
+    "absence": ("pasting the mark", "reduce", "pasting other parts of the same images"),
+    "image-wide": ("taking them from images outside of the slice", "reduce", "taking them from other images of it"),
+}
+"""What a test does, what it does to the margin if it passes, and what it is compared with."""
 
 
 # Untrusted text
@@ -89,9 +117,11 @@ def _isolate_line(text: str) -> str:
 
 def format_region(region: str, escape: Escape = _isolate_line) -> str:
     """Format a region as part of a sentence, such as "the top-left corner" or "recurring overlay 1"."""
-    fixed = {"frame": "the outer frame", "hottest corner": "the hottest corner of each image"}
+    fixed = {"frame": "the outer frame", "hottest corner": "the hottest corner of each image", **_PROPERTIES}
     if region in fixed:
         return fixed[region]
+    if region.startswith(_ABSENCE):
+        return f"the absence of {format_region(region.removeprefix(_ABSENCE), escape)}"
     if region.startswith("corner "):
         return f"the {escape(region.removeprefix('corner '))} corner"
     if region.startswith(PHRASE_QUOTE):
@@ -103,6 +133,8 @@ def format_region(region: str, escape: Escape = _isolate_line) -> str:
 
 def format_region_kind(region: str) -> str | None:
     """Return what a region is that only some pairs have: "overlay", "phrase" or "region"; None for other regions."""
+    if region.startswith(_ABSENCE):
+        return None
     if region.startswith("stamp "):
         return "overlay"
     if region.startswith(PHRASE_QUOTE):
@@ -112,7 +144,20 @@ def format_region_kind(region: str) -> str | None:
 
 def format_region_label(region: str) -> str:
     """Format a region as a label in a table, such as "overlay 1" for the stored name "stamp 1"."""
+    if region.startswith(_ABSENCE):
+        return _ABSENCE + format_region_label(region.removeprefix(_ABSENCE))
     return f"overlay {region.removeprefix('stamp ')}" if region.startswith("stamp ") else region
+
+
+def find_alert_kind(alert: Mapping[str, Any]) -> AlertKind:
+    """Return the kind of an alert, on which the words about it depend."""
+    if alert.get("side") == "text":
+        return "text"
+    if alert["region"] in _PROPERTIES:
+        return "image-wide"
+    if alert["region"].startswith(_ABSENCE):
+        return "absence"
+    return "lowers" if alert.get("direction") == "lowers" else "image"
 
 
 def format_slice(slice_kind: str, name: str, escape: Escape = _isolate_line, having: str = "") -> str:
@@ -147,7 +192,8 @@ def format_alert(alert: Mapping[str, Any], escape: Escape = _isolate_line) -> st
     if name := alert.get("region_name"):
         region += f" (“{escape(name)}”)"
     having = " that have it" if format_region_kind(alert["region"]) else ""
-    return f"{verb} {region} {format_slice(alert['slice_kind'], alert['slice'], escape, having)}"
+    where = format_slice(alert["slice_kind"], alert["slice"], escape, having)
+    return f"{region} lowers the score {where}" if find_alert_kind(alert) == "lowers" else f"{verb} {region} {where}"
 
 
 def format_pair_count(alert: Mapping[str, Any]) -> str:
@@ -194,11 +240,16 @@ def format_state(alert: Mapping[str, Any]) -> str:
 
 def format_effect(alert: Mapping[str, Any]) -> str:
     """Format the concentration of an alert and what it is relative to, such as "3.20 times its share of the area"."""
-    if alert["rule"] == "region_cost":
-        return f"covering it cost {format_percent(alert['effect'])} of the margin in the screening"
+    if alert["rule"] in SCREENED:
+        verb = "cost" if alert["rule"] == "region_cost" else "gained"
+        return f"covering it {verb} {format_percent(alert['effect'])} of the margin in the screening"
+    if alert["rule"] == "image_wide":
+        return f"{format_ratio(alert['effect'])} standard deviations from the other pairs"
+    if alert["rule"] == "overlay_absence":
+        return f"{format_ratio(alert['effect'])} times as often absent as in the other pairs"
     references = {"spread_stamp": "as frequent as in all pairs", "region_contrast": "its share in the other pairs"}
     reference = references.get(alert["rule"], "its share of the area")
-    if alert["side"] == "text":
+    if alert.get("side") == "text":
         reference = "the odds expected from its share of the words"
     return f"{format_ratio(alert['effect'])} times {reference}"
 
@@ -206,9 +257,10 @@ def format_effect(alert: Mapping[str, Any]) -> str:
 def format_concentration(alert: Mapping[str, Any]) -> str:
     """Format the concentration of an alert or of a region in a slice as a number.
 
-    An alert of region_cost stores its loss in the screening in its place; its concentration is share divided by area.
+    An alert of region_cost or region_gain stores its loss or gain in the screening in its place; its concentration is
+    share divided by area.
     """
-    if alert.get("rule") != "region_cost":
+    if alert.get("rule") not in SCREENED:
         return format_ratio(alert["effect"])
     return format_ratio(alert["share"] / alert["area"] if alert["area"] and alert["share"] is not None else None)
 
@@ -221,10 +273,13 @@ def format_loss(loss: float | None) -> str:
 def format_figures(alert: Mapping[str, Any]) -> str:
     """Format the figures of an alert: shares of attribution and area, pairs, concentration, rule, and same slices."""
     same = ", ".join(_isolate_line(name) for name in alert.get("same_slices") or ())
+    end = f"{format_effect(alert)} (rule {alert['rule']}){f'; the same pairs: {same}' if same else ''}"
+    if (kind := find_alert_kind(alert)) in WITHOUT_PLACE:
+        return f"{format_count(alert['n'], 'pair')}{' that lack the mark' if kind == 'absence' else ''}; {end}"
     return (
         f"{format_percent(alert['share'])} of the attribution on {format_percent(alert['area'])} of the "
         f"{'words' if alert['side'] == 'text' else 'image'} in {format_pairs(alert)}; "
-        f"{format_effect(alert)} (rule {alert['rule']}){f'; the same pairs: {same}' if same else ''}"
+        f"{end}"
     )
 
 
@@ -238,12 +293,11 @@ def format_test(alert: Mapping[str, Any]) -> str:
     reason = alert.get("reason")
     if alert["score_effect"] is None:
         return f"not tested: {reason or 'confirmation is off ([confirm] enabled = false)'}"
-    on_text = alert["side"] == "text"
-    subject, margin = "leaving it out" if on_text else "covering it", format_score(alert["margin"])
-    controls, loss = "the controls do" if on_text else "covering equal regions elsewhere", alert["score_effect"]
-    text = f"{subject} reduces the margin of {margin} by {format_score(loss)} more than {controls}"
+    subject, verb, controls = _TEST_WORDS[find_alert_kind(alert)]
+    margin, loss = format_score(alert["margin"]), alert["score_effect"]
+    text = f"{subject} {verb}s the margin of {margin} by {format_score(loss)} more than {controls}"
     if loss <= 0:
-        text = f"{subject} does not reduce the margin of {margin} more than {controls}"
+        text = f"{subject} does not {verb} the margin of {margin} more than {controls}"
     formats: dict[str, Callable[[Any], str]] = {
         "score_effect": lambda loss: "" if loss > 0 else f"score loss {format_score(loss)}",
         "score_low": lambda low: f"95% interval {format_score(low)} to {format_score(alert['score_high'])}",

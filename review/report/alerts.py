@@ -5,10 +5,13 @@ from typing import Any
 
 from review.presentation import drawing
 from review.presentation.formatting import (
+    WITHOUT_PLACE,
+    find_alert_kind,
     format_comparison,
     format_concentration,
     format_cosine,
     format_count,
+    format_effect,
     format_label,
     format_loss,
     format_minimal,
@@ -63,6 +66,16 @@ _ALERT_COLUMNS = (
 )
 
 
+def alert_texts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sentences about an alert of its kind; those that it lacks are those of image regions."""
+    texts: dict[str, Any] = TEXTS["alert"]["image"] | TEXTS["alert"][find_alert_kind(row)]
+    return texts
+
+
+def _multiply(sign: int, number: float | None) -> float | None:
+    return None if number is None else sign * number
+
+
 def capitalize(text: str) -> str:
     """Return the text with an uppercase first letter."""
     return text[:1].upper() + text[1:]
@@ -75,7 +88,7 @@ def share_of_margin(row: Mapping[str, Any]) -> float | None:
 
 def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     """Yield the chapter of an alert."""
-    row, on_text, texts = alert.row, alert.row["side"] == "text", TEXTS["alert"][alert.row["side"]]
+    row, on_text, texts = alert.row, alert.row["side"] == "text", alert_texts(alert.row)
     yield Paragraph(capitalize(format_state(row)), "state", strong=row["state"] == "confirmed")
     if history := _describe_history(facts, row["alert_id"]):
         yield Paragraph(history, "note")
@@ -85,15 +98,18 @@ def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     }.get(row["rule"], "ratio of the odds of the two shares" if on_text else "ratio of the two shares")
     kind = format_region_kind(row["region"])
     having = f" with the {kind}" if kind else ""
+    in_place = find_alert_kind(row) not in WITHOUT_PLACE
     figures = [
         Fact("Mean share of the attribution", format_percent(row["share"]), main=True),
         Fact(f"Mean share of the {texts['whole']}", format_percent(row["area"])),
         Fact("Loss in the screening relative to the margin", format_percent(row["effect"]))
         if row["rule"] == "region_cost"
         else Fact(f"Concentration: {reference}", format_concentration(row)),
-        Fact(f"Pairs of the slice{having}", format_pair_count(row)),
     ]
-    if row["rest_n"]:
+    if not in_place or row["rule"] == "region_gain":
+        figures = [*figures[: 2 * in_place], Fact("Why it was tested", format_effect(row), main=not in_place)]
+    figures.append(Fact(f"Pairs of the slice{having}", format_pair_count(row)))
+    if row["rest_n"] and in_place:
         figures.append(
             Fact(f"Share in {format_count(row['rest_n'], 'other pair')}{having}", format_percent(row["rest_share"]))
         )
@@ -136,7 +152,8 @@ def _describe_history(facts: RunFacts, alert_id: str) -> str:
 
 
 def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
-    row, on_text, texts = alert.row, alert.row["side"] == "text", TEXTS["alert"][alert.row["side"]]
+    row, on_text, texts = alert.row, alert.row["side"] == "text", alert_texts(alert.row)
+    sign = -1 if find_alert_kind(row) == "lowers" else 1  # its losses are stored as gains
     answer = "Yes: confirmed" if row["state"] == "confirmed" else "Not shown: suspected"
     yield Paragraph(f"Does the score depend on it? {answer}", "heading")
     if row["score_effect"] is None:
@@ -153,19 +170,19 @@ def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
             margin=format_score(row["margin"]),
             tested=format_count(row["tested"], "caption" if on_text else "pair"),
             region=format_region(row["region"]),
-            drop=format_loss(row["score_drop"]),
-            control_drop=format_loss(row["control_drop"]),
+            drop=format_loss(_multiply(sign, row["score_drop"])),
+            control_drop=format_loss(_multiply(sign, row["control_drop"])),
             outcome=texts[row["state"]].format(reason=row["reason"] or "no reason was stored"),
         )
     )
     figures = [
-        Fact("Score loss: beyond the loss of controls", format_score(row["score_effect"]), main=True),
+        Fact(texts["loss"], format_score(row["score_effect"]), main=True),
         Fact("95% interval", f"{format_score(row['score_low'])} to {format_score(row['score_high'])}"),
         Fact("Floor", format_score(row["floor"])),
-        Fact("Score loss relative to the margin", format_percent(share_of_margin(row))),
+        Fact("Relative to the margin", format_percent(share_of_margin(row))),
     ]
     if row["transplant_rise"] is not None or on_text:
-        figures.append(Fact(f"Gain where it is {texts['pasted']}", format_score(row["transplant_rise"])))
+        figures.append(Fact(texts["pasted"], format_score(row["transplant_rise"])))
     yield Facts(figures, "figures")
     yield build_table(_list_test_columns(*texts["test_columns"]), alert.tests)
     text = texts["criteria"].format(level=facts.setting("confirm", "level"), tests=format_count(row["tests"], "test"))
@@ -229,8 +246,13 @@ def _build_mean_maps(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
 
 
 def _build_example_pairs(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
-    texts = TEXTS["alert"][alert.row["side"]]
-    yield Paragraph(f"The {format_count(len(alert.pairs), 'pair')} with most nats in the {texts['part']}", "heading")
+    texts = alert_texts(alert.row)
+    if find_alert_kind(alert.row) in WITHOUT_PLACE:
+        yield Paragraph("Examples", "heading")
+    else:
+        yield Paragraph(
+            f"The {format_count(len(alert.pairs), 'pair')} with most nats in the {texts['part']}", "heading"
+        )
     yield Paragraph(texts["examples"].format(top=format_nats(facts.album.text_top)), "note")
     if alert.row["side"] == "image":
         yield Paragraph(format_nats(facts.album.image_top), "scale")

@@ -9,6 +9,8 @@ from typing import Any, Final
 import sql
 from review.presentation.formatting import (
     NO_VALUE,
+    WITHOUT_PLACE,
+    find_alert_kind,
     format_alert,
     format_count,
     format_duration,
@@ -116,7 +118,7 @@ def _describe_result(facts: RunFacts) -> str:
 
 
 def _describe_strongest_alert(row: Mapping[str, Any]) -> str:
-    texts = TEXTS["alert"][row["side"]]
+    texts = alerts.alert_texts(row)
     text = "“Concentrates on” means: "
     if row["state"] == "confirmed":
         share = format_percent(alerts.share_of_margin(row))
@@ -126,7 +128,7 @@ def _describe_strongest_alert(row: Mapping[str, Any]) -> str:
     text += texts["attribution"].format(
         share=format_percent(row["share"]), area=format_percent(row["area"]), pairs=format_pairs(row)
     )
-    if row["rest_share"] is not None:
+    if row["rest_share"] is not None and find_alert_kind(row) not in WITHOUT_PLACE:
         text += f" In all other pairs it is {format_percent(row['rest_share'])}."
     return f"{text} {TEXTS['summary'][row['state']].format(part=texts['part'], limits=TITLES['limits'])}"
 

@@ -13,7 +13,7 @@ from review.evidence.decisions import query_decisions
 from review.evidence.erasures import describe_erasure
 from review.presentation import drawing
 from review.presentation.corpus import open_audited_corpus
-from review.presentation.formatting import NO_VALUE, format_count, format_headline, format_self_audit
+from review.presentation.formatting import NO_VALUE, find_alert_kind, format_count, format_headline, format_self_audit
 from review.presentation.pairs import Album, AverageImages, MeanMap, ShownPair, average_maps, encode_picture, sum_maps
 from review.report.blocks import TEXTS
 from stores import Root, ledger
@@ -146,7 +146,7 @@ class RunFacts:
 
     def _average_maps(self, connection: sql.Connection, alert: Mapping[str, Any]) -> dict[str, MeanMap]:
         """Average the maps of an alert's slice and of other pairs; {} if maps of the run have different grids."""
-        if len(self.grids) != 1 or alert["side"] != "image":
+        if len(self.grids) != 1 or find_alert_kind(alert) not in ("image", "lowers"):
             return {}
         total = sum_maps(connection, self.run_id, alert["region"])
         inside = sum_maps(connection, self.run_id, alert["region"], alert["slice_kind"], alert["slice"])

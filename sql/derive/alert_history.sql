@@ -136,7 +136,7 @@ SELECT
     END AS why,
     coalesce(was_notified, false) OR explained_by IS NULL AND life IN ('new', 'worse') AS announced,
     CASE WHEN explained_by IS NOT NULL OR NOT coalesce(was_notified, false) AND life NOT IN ('new', 'worse') THEN leader_now END AS leader,
-    alert_id, rule, side, region, slice_kind, slice, explained_by, state, severity, n, share, area, effect,
+    alert_id, rule, side, region, slice_kind, slice, direction, explained_by, state, severity, n, share, area, effect,
     score_effect, score_low, score_high, margin, effect_before, score_effect_before,
     CASE WHEN life = 'still_firing' THEN told_state ELSE state END AS told_state,
     CASE WHEN life = 'still_firing' THEN told_severity ELSE severity END AS told_severity,

@@ -6,8 +6,12 @@ WITH sides AS (
     SELECT DISTINCT region, 'image' AS side FROM regions WHERE run_id = $run_id
     UNION ALL
     SELECT DISTINCT region, 'text' FROM phrases WHERE run_id = $run_id
+    UNION ALL
+    SELECT DISTINCT region, 'image'  -- no boxes: what the whole image has, or what is absent
+    FROM findings
+    WHERE run_id = $run_id AND (starts_with(region, 'image-wide ') OR starts_with(region, 'absence of '))
 )
-SELECT f.run_id, f.rule, f.region, f.slice_kind, f.slice, s.side
+SELECT f.run_id, f.rule, f.region, f.slice_kind, f.slice, s.side, f.direction
 FROM findings AS f
 JOIN sides AS s USING (region)
 WHERE f.run_id = $run_id

@@ -7,14 +7,15 @@
 -- the map shows; of a suspected one the effect, more or less 1.96 standard errors of its mean share (of a rate: of a count of n).
 -- Left out if not confirmed: phrases below odds of $factor, because their rule proposes from so little that this alone is no suspicion;
 -- findings of region_contrast on the outside of an object that hold less than their area;
--- and findings of region_cost, which screening proposed without controls.
+-- and findings of rules whose figure is no suspicion by itself: region_cost and region_gain, which screening proposed without controls,
+-- image_wide and overlay_absence.
 WITH tested AS (
     SELECT f.*, coalesce(v.confirmed, false) AS confirmed, v.score_effect IS NOT NULL AS measured,
         v.score_effect / nullif(v.margin, 0) AS loss, v.score_low / nullif(v.margin, 0) AS loss_low, v.score_high / nullif(v.margin, 0) AS loss_high
     FROM findings AS f
     LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
-    WHERE f.run_id = $run_id AND (v.confirmed OR f.rule <> 'region_cost' AND (f.side = 'image' OR f.effect >= $factor)
-        AND NOT (f.rule = 'region_contrast' AND f.share <= f.area))
+    WHERE f.run_id = $run_id AND (v.confirmed OR f.rule NOT IN ('region_cost', 'region_gain', 'image_wide', 'overlay_absence')
+        AND (f.side = 'image' OR f.effect >= $factor) AND NOT (f.rule = 'region_contrast' AND f.share <= f.area))
 ),
 errors AS (
     -- Rounded, because the sum of floats depends on the order of rows.

@@ -7,6 +7,7 @@ CREATE TABLE alerts (
     region VARCHAR,        -- or a phrase, in double quotes
     slice_kind VARCHAR,
     slice VARCHAR,
+    direction VARCHAR,     -- 'raises', 'lowers', as in findings; NULL: raises
     state VARCHAR,         -- 'suspected' (attribution only), 'confirmed' (the score depends on the region)
     severity VARCHAR,      -- NULL if suspected; 'high', 'medium', 'low'
     n BIGINT,              -- these four as in findings

@@ -8,7 +8,9 @@ CREATE TABLE confirmations (
     region VARCHAR,
     slice_kind VARCHAR,
     slice VARCHAR,
-    fill VARCHAR,              -- image: 'mean', 'blur', 'swap'; text: 'remove', 'replace'
+    direction VARCHAR,         -- 'raises', 'lowers': then losses below are gains of margin; NULL: raises
+    fill VARCHAR,              -- image: 'mean', 'blur', 'swap', of an absence 'paste', of a property of the whole image
+                               -- 'match', 'lend'; text: 'remove', 'replace'
     n BIGINT,                  -- sampled pairs that could be measured
     units BIGINT,              -- independent units of these pairs; see the view pair_units
     split BOOLEAN,             -- whether these units differ from those by which a rule proposed the finding

@@ -7,6 +7,7 @@ CREATE TABLE findings (
     region VARCHAR,
     slice_kind VARCHAR,    -- 'corpus', 'word', 'phrase', 'attribute', 'cluster'
     slice VARCHAR,
+    direction VARCHAR,     -- 'raises' (the score needs the region), 'lowers' (the region lowers the score); NULL: raises
     n BIGINT,              -- pairs in the slice whose map is not empty
     share DOUBLE,          -- mean share of the map's mass in the region
     area DOUBLE,           -- mean share of the area that the region covers

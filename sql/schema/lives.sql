@@ -13,6 +13,7 @@ CREATE TABLE lives (
     region VARCHAR,          -- as last_run names it
     slice_kind VARCHAR,
     slice VARCHAR,
+    direction VARCHAR,       -- 'raises', 'lowers', as in findings; NULL: raises
     explained_by VARCHAR,    -- NULL for an independent alert
     state VARCHAR,
     severity VARCHAR,

@@ -6,5 +6,5 @@ SELECT * RENAME (
     told_state AS notified_state, told_severity AS notified_severity, told_high AS notified_score_high,
     previous_run AS compared_run
 ),
-CASE WHEN rule = 'region_cost' THEN share / nullif(area, 0) ELSE effect END AS concentration, score_effect AS score_loss
+CASE WHEN rule IN ('region_cost', 'region_gain') THEN share / nullif(area, 0) ELSE effect END AS concentration, score_effect AS score_loss
 FROM lives;

@@ -40,6 +40,11 @@ class Margins:
         means = sums / np.bincount(members)[:, None]
         return means[:, 0], means[:, 1:]
 
+    def reverse(self) -> "Margins":
+        """Return margins whose losses are the gains of these, to test whether a region lowers the score."""
+        region, controls = 2 * self.clean - self.region, 2 * self.clean[:, None] - self.controls
+        return Margins(self.clean, region, controls, self.units)
+
     def differences(self) -> Numbers:
         """Return for each unit the loss caused by the region minus the mean loss caused by its controls."""
         region, controls = self.drops()

@@ -26,6 +26,7 @@ PARAMETERS = {
     "low_share": 0.0, "high_share": 1.0, "low_cosine": 0.0, "high_cosine": 1.0, "failed": False, "after": 0.0,
     "after_id": "p", "pair_id": "p", "left": "l", "right": "r", "stage": "ingest", "reason": "r",
     "recipient": "r", "alone": True, "words": "w", "sort": "effect", "upwards": False, "inside": True, "compared": True,
+    "has_region": True,
 }  # fmt: skip
 
 

@@ -469,6 +469,87 @@ def test_a_region_is_not_proposed_by_its_cost_where(hand_written_run, drops, giv
     assert "sick" not in find_costs(hand_written_run, drops, HALVES, **given), why
 
 
+@pytest.mark.parametrize(
+    ("kind", "drops", "expected"),
+    [
+        ("recurrent", [-0.1] * 4 + [-0.04] * 6, {"sick": 0.2, "all pairs": 0.128}),
+        ("recurrent", [-0.1] * 4 + [0.3] * 6, {"sick": 0.2}),
+        ("recurrent", [-0.1] * 4, {"sick": 0.2, "all pairs": 0.2}),  # nothing to compare with
+        ("recurrent", [-0.1] * 4 + [-0.06] * 6, {"all pairs": 0.152}),
+        ("recurrent", [-0.049] * 4, {}),
+        ("corner", [-0.1] * 4, {}),
+    ],
+)
+def test_a_mark_whose_cover_raises_the_margin_is_proposed_as_lowering_it(hand_written_run, kind, drops, expected):
+    find_costs(hand_written_run, drops, HALVES)
+    hand_written_run.add_regions(("frame", (0, 0, 1, 0.19)), kind=kind)
+    with hand_written_run.connect() as connection:
+        chosen = {"run_id": hand_written_run.run_id, "factor": 2.0, "min_pairs": 4}
+        rows = sql.rows(connection, "rules/region_gain", **chosen)
+    assert {row["slice"]: row["effect"] for row in rows} == pytest.approx(expected)
+    assert {row["direction"] for row in rows} <= {"lowers"}
+
+
+@pytest.mark.parametrize(
+    ("marked", "kind", "expected"),
+    [
+        # 7 of 8 lack it in the slice, 4 of 16 elsewhere.
+        ([*range(7, 8), *range(8, 20)], "recurrent", {"sick": (7, 7 / 8 / (4.5 / 16.5))}),
+        ([*range(7, 8), *range(8, 20)], "corner", {}),
+        ([*range(7, 8), *range(8, 15)], "recurrent", {}),  # as often as not elsewhere
+        ([*range(8, 11)], "recurrent", {}),  # too few others have it
+    ],
+)
+def test_the_absence_of_a_mark_that_most_others_have_is_proposed(hand_written_run, marked, kind, expected):
+    hand_written_run.add_pairs(["sick"] * 8 + ["well"] * 16)
+    hand_written_run.add_attributions([[2.0]] * 24, (1, 1))
+    hand_written_run.add_regions(*(("stamp 1", (0, 0, 0.5, 0.5), f"pair-{n:04d}") for n in marked), kind=kind)
+    rows = [{"pair_id": f"pair-{n:04d}", "region": "stamp 1", "share": 0.2, "area": 0.25, "nats": 1.0} for n in marked]
+    hand_written_run.write_table("region_shares", [row | {"side": "image"} for row in rows])
+    with hand_written_run.connect() as connection:
+        chosen = {"run_id": hand_written_run.run_id, "factor": 2.0, "min_pairs": 4}
+        found = sql.rows(connection, "rules/overlay_absence", **chosen)
+        about = {"run_id": hand_written_run.run_id, "regions": ["absence of stamp 1", "image-wide color"]}
+        shares = sql.rows(connection, "derive/shares_without_boxes", **about)
+    assert {row["slice"]: (row["n"], pytest.approx(row["effect"])) for row in found} == expected
+    assert {(row["region"], row["direction"], row["area"]) for row in found} <= {("absence of stamp 1", "lowers", 0.25)}
+    absent = {row["pair_id"]: (row["share"], row["area"]) for row in shares if row["region"] == "absence of stamp 1"}
+    assert absent == {f"pair-{n:04d}": (0, 0.25) for n in range(24) if n not in marked}
+    assert [(row["share"], row["nats"]) for row in shares if row["region"] == "image-wide color"] == [(1, 2)] * 24
+
+
+def find_image_wide(run, values, min_pairs=4, captions=("sick",) * 4 + ("well",) * 8):
+    run.add_pairs(captions)
+    run.add_attributions([[1.0]] * len(captions), (1, 1))
+    statistics = [("color", "warmth", value) for value in values] + [("color", "green", 0.0)] * len(values)
+    rows = [
+        {"pair_id": f"pair-{number % len(values):04d}", "property": name, "statistic": statistic, "value": value}
+        for number, (name, statistic, value) in enumerate(statistics)
+    ]
+    run.write_table("image_statistics", rows)
+    with run.connect() as connection:
+        found = sql.rows(connection, "rules/image_wide", run_id=run.run_id, factor=2.0, min_pairs=min_pairs)
+    return {(row["region"], row["slice"]): row["effect"] for row in found}
+
+
+def test_slices_whose_images_differ_as_a_whole_are_proposed(hand_written_run):
+    # Both have a standard deviation of 1 around their means, as sums of squares: 4 and 8, over 10 degrees of freedom.
+    found = find_image_wide(hand_written_run, [2, 4, 2, 4] + [1, -1] * 4)
+    difference = 3 / (12 / 10) ** 0.5
+    assert found.pop(("image-wide color", "sick")) == pytest.approx(difference, abs=1e-5)
+    # The other slice has twice $min_pairs, so that half of its units propose.
+    assert [*found] == [("image-wide color", "well")]
+    assert found["image-wide color", "well"] == pytest.approx(difference, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "given"),
+    [([0.8, 2.8, -1.2, 0.8] + [1, -1] * 4, {}), ([2, 4, 2, 4] + [1, -1] * 4, {"min_pairs": 5}), ([1.0] * 12, {})],
+)
+def test_slices_whose_images_hardly_differ_or_are_few_are_not_proposed(hand_written_run, values, given):
+    assert find_image_wide(hand_written_run, values, **given) == {}
+
+
 @pytest.mark.parametrize(("others", "proposed"), [(3, True), (4, False)])
 def test_a_region_that_few_other_pairs_have_is_proposed_by_its_cost_and_frequency(hand_written_run, others, proposed):
     """Half of the sick pairs have it, and `others` of 16 other pairs: too few to compare what covering it costs."""

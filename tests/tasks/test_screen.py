@@ -39,7 +39,7 @@ def test_region_without_attribution_is_proposed_by_its_cost_and_confirmed(run_wi
     # Of small slices, whose units propose and are tested, screened regions that were not proposed also count as tests.
     split = {(row["region"], row["slice"]) for row in query_rows(run, "FROM confirmations WHERE split")}
     small = {"normal", "chest", "large", "heart"}
-    assert {row["tests"] for row in confirmed} == {5 * len(small) + len(split)}
+    assert {row["tests"] for row in confirmed} == {2 * 5 * len(small) + len(split)}  # in both directions
 
 
 def test_no_region_is_proposed_for_a_model_that_needs_none(run_with_findings, use_toy_model):
@@ -105,7 +105,7 @@ def test_detected_regions_and_overlays_are_covered_and_others_are_not(run_with_f
     screen.fn(run, plan)
     flag.fn(run, ALERTS, {})
     # No other pair has the region, so there is nothing to compare with but how often.
-    findings = {(row["rule"], row["slice"]) for row in query_rows(run, "FROM findings")}
+    findings = {(row["rule"], row["slice"]) for row in query_rows(run, "FROM findings WHERE rule <> 'overlay_absence'")}
     assert findings == (
         set() if kind in ("corner", "outside") else {("region_cost", one) for one in ("shadow", "a", "all pairs")}
     )

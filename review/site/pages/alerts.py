@@ -10,6 +10,7 @@ import sql
 from review.evidence.erasures import describe_erasure
 from review.presentation.formatting import (
     DECISIONS,
+    find_alert_kind,
     format_alert,
     format_audit,
     format_decision,
@@ -120,7 +121,7 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
     leader_key = (alert["rule"], alert["region"], alert["explained_by"])
     seed = int(get_number(request, "seed", default=1) or 0)
     tests = lake.query_run(run_id, "review/tests", alert_id=alert_id)
-    mean_maps = compute_mean_maps(lake, alert) if alert["side"] == "image" else {}
+    mean_maps = compute_mean_maps(lake, alert) if find_alert_kind(alert) in ("image", "lowers") else {}
     strongest = (alert["pair_ids"] or ())[:EXAMPLES]
     members = {key: alert[key] for key in ("region", "slice_kind", "slice")}
     settings = {"inside": True, "seed": seed, "limit": EXAMPLES}
@@ -137,6 +138,7 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
         run_id=run_id,
         manifest=manifest,
         alert=alert,
+        alert_kind=find_alert_kind(alert),
         erasure=erasure,
         tests=tests,
         strips=place_tests([test for test in tests if test["effect"] is not None]),

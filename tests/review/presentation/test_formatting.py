@@ -282,3 +282,41 @@ def test_loss_against_minimal_foils_is_a_sentence_if_it_was_measured():
     text = formatting.format_minimal(row)
     assert text.endswith("the score loss is 0.010 (-0.004 to 0.021, 32 pairs); this has no influence on the verdict.")
     assert formatting.format_minimal({**row, "minimal_effect": None}) == formatting.format_minimal({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence", "figures", "test"),
+    [
+        (
+            {"rule": "region_gain", "direction": "lowers", "effect": 0.3},
+            "recurring overlay 1 lowers the score in pairs whose caption contains “dense” that have it",
+            "77.0% of the attribution on 6.25% of the image in 64 pairs with the overlay; "
+            "covering it gained 30.0% of the margin in the screening (rule region_gain)",
+            "covering it raises the margin of 0.400 by 0.080 more than covering equal regions elsewhere",
+        ),
+        (
+            {"rule": "overlay_absence", "direction": "lowers", "region": "absence of stamp 1", "effect": 3.0},
+            "the score relies on the absence of recurring overlay 1 in pairs whose caption contains “dense”",
+            "64 pairs that lack the mark; 3.00 times as often absent as in the other pairs (rule overlay_absence)",
+            "pasting the mark reduces the margin of 0.400 by 0.080 more than pasting other parts of the same images",
+        ),
+        (
+            {"rule": "image_wide", "region": "image-wide color", "effect": 2.0},
+            "the score relies on the colors of the whole image in pairs whose caption contains “dense”",
+            "64 pairs; 2.00 standard deviations from the other pairs (rule image_wide)",
+            "taking them from images outside of the slice reduces the margin of 0.400 by 0.080 more than taking them "
+            "from other images of it",
+        ),
+    ],
+)
+def test_kinds_of_alerts_say_what_they_are_about_and_in_which_direction(given, sentence, figures, test):
+    alert = {**ALERT, "score_effect_before": None, **given}
+    assert formatting.format_alert(alert).replace(" that have it", "") == sentence.replace(" that have it", "")
+    assert formatting.format_figures(alert) == figures
+    assert formatting.format_test(alert).startswith(test)
+
+
+def test_regions_without_boxes_have_labels():
+    assert formatting.format_region_label("absence of stamp 2") == "absence of overlay 2"
+    assert formatting.format_region_kind("absence of burnt-in: text") is None
+    assert formatting.format_region("image-wide spectrum") == "the sharpness and texture of the whole image"

@@ -1,0 +1,129 @@
+"""Interventions on marks that lower the score: on pairs that have the mark, and on pairs that lack it.
+
+A mark is covered where it is, and the margin rises; or it is pasted where it is absent, and the margin falls.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, Final, Literal
+
+import numpy as np
+
+from m2ib.analysis.controls import make_control_masks
+from tasks.interventions.regions import RegionInterventions, RegionSample
+from tasks.interventions.samples import NotMeasurableError, Samples
+from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers, generator
+from tasks.records import Claim
+
+ABSENCE: Final = "absence of "
+"""First part of the name of a region that is the absence of another one."""
+_DONORS: Final = 256
+
+
+class LoweringInterventions(RegionInterventions):
+    """Measures margins with a region covered that may lower the score: losses are gains of margin."""
+
+    def __init__(self, samples: Samples) -> None:
+        super().__init__(samples)
+        self._lacking: list[str] = []
+
+    def sample_claim(self, claim: Claim, pair_ids: Sequence[str]) -> RegionSample:
+        """Prepare pairs for the test of a claim, and find pairs of the slice that lack the region."""
+        region, slice_kind, slice_name = claim
+        if slice_kind != "any":  # those of the comparison with other units
+            self._lacking = self._list_pairs(region, slice_kind, slice_name, has_region=False, inside=True)
+        return super().sample_claim(claim, pair_ids)
+
+    def _list_pairs(
+        self, region: str, slice_kind: str, slice_name: str, *, has_region: bool, inside: bool
+    ) -> list[str]:
+        about = {"region": region, "slice_kind": slice_kind, "slice": slice_name}
+        limits = {"seed": self._samples.plan.seed, "limit": _DONORS}
+        rows = self._samples.query("derive/pairs_with_region", **about, **limits, has_region=has_region, inside=inside)
+        return self._select_readable([row["pair_id"] for row in rows])
+
+    def _select_readable(self, pair_ids: Sequence[str]) -> list[str]:
+        images = self._samples.read_images(pair_ids)
+        return [pair_id for pair_id, image in zip(pair_ids, images, strict=True) if image is not None]
+
+    def _choose(self, pair_id: str, candidates: Sequence[str]) -> str | None:
+        """Choose a pair of another unit by a hash of seed and pair; None without any."""
+        order = generator("mark", self._samples.plan.seed, pair_id).permutation(len(candidates)).tolist()
+        chosen = (candidates[place] for place in order)
+        number = self._samples.number_units
+        return next((each for each in chosen if number([pair_id, each])[1] != 0), None)
+
+    def margins(self, sample: RegionSample, fill: Literal["mean", "blur", "swap"]) -> Margins:
+        """Measure the margins of a sample with one fill, reversed."""
+        return super().margins(sample, fill).reverse()
+
+    def transplant(self, sample: RegionSample) -> Numbers | None:
+        """Measure how much more a pair of the slice that lacks the region loses by the region than by a pasted control.
+
+        Return None if every pair has the region, as it has a corner.
+        """
+        samples = self._samples
+        chosen = [(place, self._choose(pair_id, self._lacking)) for place, pair_id in enumerate(sample.pair_ids)]
+        pasted = [(place, host) for place, host in chosen if host is not None]
+        pasted = [(place, host) for place, host in pasted if self._find_foils(host, "any", "")]
+        if not pasted:
+            return None
+        places, hosts = [place for place, _ in pasted], [host for _, host in pasted]
+        donors, count = [sample.pair_ids[place] for place in places], self._settings.foils
+        captions = samples.embed_captions([samples.caption_of(host) for host in hosts])
+        foils = np.stack(
+            [samples.embed_captions((self._find_foils(host, "any", "") * count)[:count]) for host in hosts]
+        )
+        pixels, contents = samples.prepare_images(samples.read_images(hosts)), [*map(samples.content_of, hosts)]
+        masks = sample.masks[places][:, :2]
+        versions = samples.embed_occluded(pixels, contents, masks, "swap", donors)
+        margin = np.einsum("pve,pe->pv", versions, captions) - np.einsum("pve,pfe->pvf", versions, foils).max(axis=-1)
+        falls: Numbers = margin[:, 1] - margin[:, 0]
+        return falls
+
+
+class AbsenceInterventions(LoweringInterventions):
+    """Measures margins of pairs that lack a mark, with the mark of another pair pasted at its place.
+
+    The controls are other parts of the same pair, of the size of the mark, pasted at their places.
+    """
+
+    fills: ClassVar = ("paste",)  # type: ignore[assignment]
+
+    def sample_claim(self, claim: Claim, pair_ids: Sequence[str]) -> RegionSample:
+        """Prepare pairs for the test of a claim, which names the absence of a stored region, and a slice."""
+        region, slice_kind, slice_name = claim
+        mark, samples, settings = region.removeprefix(ABSENCE), self._samples, self._settings
+        about = ("corpus", "all pairs") if slice_kind == "any" else (slice_kind, slice_name)
+        donors = self._list_pairs(mark, *about, has_region=True, inside=slice_kind == "any")
+        boxes, found = self.read_boxes(donors)[mark], []
+        for pair_id, image in zip(pair_ids, samples.read_images(pair_ids), strict=True):
+            donor, foils = self._choose(pair_id, donors), self._find_foils(pair_id, slice_kind, slice_name)
+            if image is None or donor is None or not foils:
+                continue
+            mask = self._region_mask(donor, boxes)
+            controls = make_control_masks(mask, settings.controls, f"{samples.plan.seed}\x1f{pair_id}")
+            if len(controls) > 1:
+                found.append((pair_id, image, np.stack([mask, *controls]), [donor], foils))
+        units = len({*samples.number_units([pair_id for pair_id, *_ in found]).tolist()})
+        if units < LEAST_UNITS:
+            raise NotMeasurableError(
+                f"got {len(found)} measurable pairs of {len(pair_ids)} in {units} units ({len(donors)} other pairs "
+                f"have the mark), expected at least {LEAST_UNITS} units; check the images and captions of the pairs, "
+                "or audit a larger corpus"
+            )
+        return replace(self._embed(found), minimal_foils=[[] for _ in found])
+
+    def margins(self, sample: RegionSample, fill: str) -> Margins:  # noqa: ARG002
+        """Measure the margins of a sample with the mark, or a control, pasted; a loss is a loss."""
+        return RegionInterventions.margins(self, sample, "swap")
+
+    def count_covered(self, sample: RegionSample, fill: str) -> int:  # noqa: ARG002
+        """Return the number of changed images that `margins` embeds for a sample."""
+        return super().count_covered(sample, "mean")
+
+    def minimal_differences(self, sample: RegionSample, fill: str) -> None:
+        """Return None: minimal foils are not measured."""
+
+    def transplant(self, sample: RegionSample) -> None:
+        """Return None: the fill `paste` is the transplant."""

@@ -72,9 +72,9 @@ _FILL_LABELS: Final[dict[str, str]] = {
 # U+202A to U+202E and U+2066 to U+2069 only change the direction of text; one of them could end the isolation.
 _DIRECTION_MARKS: Final = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
 
-AlertKind = Literal["image", "text", "lowers", "absence", "image-wide"]
-"""What an alert says: the score needs a region or a phrase; a region lowers it; it needs the absence of a mark, or a
-property of the whole image."""
+AlertKind = Literal["image", "outside", "text", "lowers", "absence", "image-wide"]
+"""What an alert says: the score needs a region, the outside of an object, or a phrase; a region lowers it; it needs the
+absence of a mark, or a property of the whole image."""
 
 WITHOUT_PLACE: Final = ("absence", "image-wide")
 """Kinds of alerts that no map can show."""
@@ -87,6 +87,7 @@ SCREENED: Final = ("region_cost", "region_gain")
 """Rules whose findings have the loss or gain of the screening as effect."""
 _TEST_WORDS: Final[Mapping[AlertKind, tuple[str, str, str]]] = {
     "image": ("covering it", "reduce", "covering equal regions elsewhere"),
+    "outside": ("taking it from other pairs", "reduce", "taking it from pairs of the slice"),
     "text": ("leaving it out", "reduce", "the controls do"),
     "lowers": ("covering it", "raise", "covering equal regions elsewhere"),
     "absence": ("pasting the mark", "reduce", "pasting other parts of the same images"),
@@ -157,6 +158,8 @@ def find_alert_kind(alert: Mapping[str, Any]) -> AlertKind:
         return "image-wide"
     if alert["region"].startswith(_ABSENCE):
         return "absence"
+    if alert["region"].startswith("outside "):
+        return "outside"
     return "lowers" if alert.get("direction") == "lowers" else "image"
 
 

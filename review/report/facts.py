@@ -146,7 +146,7 @@ class RunFacts:
 
     def _average_maps(self, connection: sql.Connection, alert: Mapping[str, Any]) -> dict[str, MeanMap]:
         """Average the maps of an alert's slice and of other pairs; {} if maps of the run have different grids."""
-        if len(self.grids) != 1 or find_alert_kind(alert) not in ("image", "lowers"):
+        if len(self.grids) != 1 or find_alert_kind(alert) not in ("image", "outside", "lowers"):
             return {}
         total = sum_maps(connection, self.run_id, alert["region"])
         inside = sum_maps(connection, self.run_id, alert["region"], alert["slice_kind"], alert["slice"])

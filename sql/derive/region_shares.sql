@@ -58,6 +58,7 @@ pieces AS (
         patch_area
     FROM own_boxes
     JOIN patches USING (grid_w, grid_h)
+    WHERE px1 > x0 AND px0 < x1 AND py1 > y0 AND py0 < y1
 )
 SELECT $run_id AS run_id, pair_id, 'image' AS side, region, nats / nullif(image_nats, 0) AS share, area, nats
 FROM (

@@ -337,6 +337,21 @@ def test_foils_that_name_what_the_other_image_shows_do_not_count_when_pixels_are
     np.testing.assert_array_equal(kept.foils, sample.foils)
 
 
+@pytest.mark.parametrize("copies", [2, 3, 4])
+def test_a_region_in_several_places_is_confirmed(run_with_findings, use_toy_model, copies):
+    """A mark near each corner, of which the score needs one: each has a control of its own near the border."""
+    run, plan = run_with_findings
+    low, high = (1 / 24, 7 / 24), (17 / 24, 23 / 24)
+    places = [(low, low), (high, high), (high, low), (low, high)][:copies]
+    run.add_regions(*[("marks", (x[0], y[0], x[1], y[1])) for x, y in places])
+    run.add_shares("marks", [0.1] * 60, area=0.1)
+    finding = {"region": "marks", "side": "image", "slice_kind": "word", "slice": "shadow", "n": 30}
+    run.write_table("findings", [finding | {"rule": "region_cost", "share": 0.1, "area": 0.1, "effect": 0.5}])
+    use_toy_model(1.0)
+    assert confirm.fn(run, plan) == 1
+    assert {(row["confirmed"], row["control_drop"] < row["drop"] / 4) for row in read_table(run)} == {(True, True)}
+
+
 @pytest.fixture
 def run_with_outside(run_with_findings):
     """A run with a finding on everything outside of the middle, which has the corner that shadows are bright in."""

@@ -121,7 +121,7 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
     leader_key = (alert["rule"], alert["region"], alert["explained_by"])
     seed = int(get_number(request, "seed", default=1) or 0)
     tests = lake.query_run(run_id, "review/tests", alert_id=alert_id)
-    mean_maps = compute_mean_maps(lake, alert) if find_alert_kind(alert) in ("image", "lowers") else {}
+    mean_maps = compute_mean_maps(lake, alert) if find_alert_kind(alert) in ("image", "outside", "lowers") else {}
     strongest = (alert["pair_ids"] or ())[:EXAMPLES]
     members = {key: alert[key] for key in ("region", "slice_kind", "slice")}
     settings = {"inside": True, "seed": seed, "limit": EXAMPLES}

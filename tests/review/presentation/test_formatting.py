@@ -194,6 +194,9 @@ def test_test_result_gives_what_the_row_has():
         "covering it reduces the margin of 0.400 by 0.080 more than covering equal regions elsewhere "
         "(95% interval 0.070 to 0.090, floor 0.040, q 0.001, 12 tests)"
     )
+    assert formatting.format_test({**ALERT, "region": "outside lung"}).startswith(
+        "taking it from other pairs reduces the margin of 0.400 by 0.080 more than taking it from pairs of the slice"
+    )
     suspected = {**ALERT, "state": "suspected", "side": "text", "reason": "below the floor"}
     assert formatting.format_test(suspected).startswith("leaving it out reduces the margin")
     assert formatting.format_test(suspected).endswith("; below the floor")

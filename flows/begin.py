@@ -98,6 +98,7 @@ def _check_and_describe(config: AuditConfig, models: Sequence[ModelConfig]) -> d
         "seed": config.bottleneck.seed,
         "rules": rule_digests(config.custom_rules),
         "four_eyes": config.review.four_eyes,
+        "raises": config.raises,
         **code_facts(),
     }
 

@@ -218,6 +218,11 @@ class AuditConfig(settings.Section):
         """The seed of all random numbers."""
         return self.bottleneck.seed
 
+    @property
+    def raises(self) -> str:
+        """The weakest state of alerts that are raised: without tests no alert is confirmed, and all are raised."""
+        return self.alerts.raise_ if self.confirm.enabled else "suspected"
+
     def bottleneck_config(self) -> m2ib.BottleneckConfig:
         """Return the settings of the attribution: those of the preset, with the values that the file overrides."""
         section = self.bottleneck
@@ -276,8 +281,9 @@ class AuditConfig(settings.Section):
     def resolve_settings(self) -> dict[str, Any]:
         """Return all settings that decide the results, as JSON: the manifest stores them."""
         sections = {"corpus", "model", "regions", "discover", "clusters", "phrases", "alerts", "confirm"}
-        batches = {"model": {"device", "batch_size", "compile"}}  # how the work is done does not decide the results
-        dumped = self.model_dump(mode="json", include=sections, exclude=batches)
+        # How the work is done, and who hears of it, does not decide the results.
+        others = {"model": {"device", "batch_size", "compile"}, "alerts": {"raise_"}}
+        dumped = self.model_dump(mode="json", include=sections, exclude=others)
         dumped["bottleneck"] = asdict(self.bottleneck_config()) | {
             key: getattr(self.bottleneck, key) for key in ("calibration_pairs", "second_seed")
         }
@@ -367,4 +373,4 @@ def _keys_at(location: list[str]) -> list[str]:
     section: Any = AuditConfig
     for part in location:
         section = section.model_fields[part].annotation
-    return list(section.model_fields)
+    return [field.alias or name for name, field in section.model_fields.items()]

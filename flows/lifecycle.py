@@ -54,6 +54,7 @@ class AuditResult:
     errors: int
     alerts: int
     confirmed: int
+    raised: int  # independent alerts that people are notified of; see `[alerts] raise`
     report: "Root | None"
 
 
@@ -97,6 +98,9 @@ def conclude(run: Run, signer: SigningKey | None = None, head_file: Path | None 
     """
     record = run.read_manifest()
     counts = {key: record["counts"][key] for key in ("pairs", "attributions", "errors", "alerts", "confirmed")}
+    with run.connect() as connection:
+        found = sql.rows(connection, "review/alerts", run_id=run.run_id)
+    counts["raised"] = sum(row["raised"] and row["explained_by"] is None for row in found)
     result = AuditResult(run.run_id, record["status"], record["reason"], report=_write_report(run, signer), **counts)
     note_head(run, head_file)
     publish_outcome(run)

@@ -129,7 +129,7 @@ def begin_reflag(
     check_signer(lake, signer)
     digests = {"rules": {name: sql.text_digest(text) for name, text in custom_rules.items()}}
     config = record["config"] | {
-        "alerts": alerts.model_dump(mode="json") | digests,
+        "alerts": alerts.model_dump(mode="json", exclude={"raise_"}) | digests,
         "phrases": phrases.model_dump(mode="json"),
     }
     run = Run(lake, new_run_id())
@@ -138,6 +138,7 @@ def begin_reflag(
         | NO_BASE
         | code_facts()
         | {
+            "raises": alerts.raise_ if record["config"].get("confirm", {}).get("enabled", True) else "suspected",
             "reflags": earlier.run_id,
             "reflags_manifest_sha256": sql.manifest_sha256(lake, earlier.run_id),
             "reflags_code_version": record["code_version"],

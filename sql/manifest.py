@@ -152,6 +152,7 @@ class _Manifest(_Open):
     audit: str | None = None
     audit_continues: str | None = None
     four_eyes: bool | None = None
+    raises: Literal["confirmed", "suspected"] | None = None
     flow_run: str | None = None
     incremental: str | None = None
     base_run: _RunId | None = None

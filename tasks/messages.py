@@ -122,14 +122,18 @@ def audit_name(record: Mapping[str, Any]) -> str:
 def select_notifiable(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the rows of the alert history that people are notified of, most urgent first: by status, then by rank.
 
-    These are alerts that no stronger one explains, and resolved alerts of which people were notified before.
+    These are alerts that no stronger one explains, and resolved alerts of which people were notified before; by default
+    confirmed ones (`[alerts] raise`).
     """
 
     def urgency(row: Mapping[str, Any]) -> tuple[Any, ...]:
         status = ALERT_STATUSES.index(row["life"])  # an alert that the run did not raise has no rank
         return status, row["rank"] or math.inf, row["state"], -row["effect"], row["life_id"]
 
-    notifiable = (row["announced"] if row["life"] == "resolved" else row["explained_by"] is None for row in rows)
+    notifiable = (
+        row["raised"] and (row["announced"] if row["life"] == "resolved" else row["explained_by"] is None)
+        for row in rows
+    )
     return sorted(itertools.compress(rows, notifiable), key=urgency)
 
 
@@ -303,7 +307,7 @@ def format_summary(record: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]
         + " |",
         _escape_markdown(sanitize(record["reason"] or "", 600)),
         "\n".join(f"- {_escape_markdown(line)}" for line in describe_alerts(alerts, record, _MAX_ALERTS))
-        or "There is no independent alert, and none has been resolved.",
+        or "No alert is raised, and none has been resolved.",
         f"Report: `{sanitize(report, 400)}`",
     ]
     return "\n\n".join(filter(None, blocks)) + "\n"

@@ -32,7 +32,7 @@ class Section(BaseModel):
     Error messages do not repeat the input, which may be a URL with access keys.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, serialize_by_alias=True)
 
 
 class CorpusConfig(Section):
@@ -224,6 +224,11 @@ class AlertsConfig(Section):
     )
     min_pairs: int = Field(20, ge=1, description="Smallest slice to examine, in pairs.")
     examples: int = Field(8, ge=1, description="Number of example pairs stored with an alert.")
+    raise_: Literal["confirmed", "suspected"] = Field(
+        "confirmed",
+        alias="raise",
+        description="Alerts that exit code, messages and list are about: confirmed ones, or suspected ones too.",
+    )
     rules: Path | None = Field(None, description="Folder with custom rules (*.sql). Relative to the AUDIT.toml.")
 
 

@@ -218,7 +218,7 @@ def _print_result(result: Any, lake: Root, as_json: bool) -> None:
     if seconds := record.get("stage_seconds"):
         output.note(f"time: {format_seconds_per_stage(seconds)}")
     if as_json:
-        keys = ("run_id", "status", "pairs", "attributions", "errors", "alerts", "confirmed", "report")
+        keys = ("run_id", "status", "pairs", "attributions", "errors", "alerts", "confirmed", "raised", "report")
         output.print_json({key: getattr(result, key) for key in keys})
 
 
@@ -238,20 +238,20 @@ def _describe_deliveries(lake: Root, run_id: str) -> list[str]:
 
 def exit_unless_complete(result: Any, alerts: output.Exit = output.Exit.OK) -> None:
     """Exit with the exit code of an audit's result, or return if it is 0; `alerts` is the exit code for alerts."""
-    code = {"completed": alerts if result.alerts else output.Exit.OK, "completed_with_errors": output.Exit.ERRORS}
+    code = {"completed": alerts if result.raised else output.Exit.OK, "completed_with_errors": output.Exit.ERRORS}
     if exit_code := code.get(result.status, output.Exit.FAILURE):
         raise typer.Exit(exit_code)
 
 
 def _print_alerts(lake: Root, found: list[dict[str, Any]], everything: bool = False) -> None:
-    """Print the independent alerts of a run, strongest first, and `everything`: also those that they explain."""
+    """Print the independent alerts that a run raises, strongest first, and `everything`: also all others."""
     from review.presentation import formatting
 
     explained: Counter[tuple[str, str, str]] = Counter()
     for alert in found:
         explained[alert["rule"], alert["region"], alert["explained_by"]] += 1
     for alert in found:
-        if alert["explained_by"] is not None and not everything:
+        if not everything and (alert["explained_by"] is not None or not alert["raised"]):
             continue
         parts = [formatting.format_state(alert)]
         if alert.get("life"):
@@ -265,10 +265,15 @@ def _print_alerts(lake: Root, found: list[dict[str, Any]], everything: bool = Fa
         output.say_wrapped(formatting.format_test(alert), indent=6)
         if followers := explained[alert["rule"], alert["region"], alert["slice"]]:
             output.say_wrapped(f"it explains {formatting.format_count(followers, 'other alert')}", indent=6)
-    hidden = sum(alert["explained_by"] is not None for alert in found)
-    if hidden and not everything:
+    kinds = Counter(
+        "explained alert" if alert["explained_by"] is not None else "suspected alert"
+        for alert in found
+        if alert["explained_by"] is not None or not alert["raised"]
+    )
+    if kinds and not everything:
         command = format_command(lake, "alerts", found[0]["run_id"], "--all")
-        output.note(f"to list {formatting.format_count(hidden, 'explained alert')} too: {command}")
+        hidden = " and ".join(formatting.format_count(count, kind) for kind, count in sorted(kinds.items()))
+        output.note(f"to list {hidden} too: {command}")
 
 
 def _self_audit(lake: Root, run_id: str) -> list[str]:
@@ -286,13 +291,13 @@ def alerts(
         str | None,
         typer.Option(metavar="7d|DATE|RUN_ID", help="Show the history of each alert over the runs since then."),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also list the alerts that others explain.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List explained and suspected alerts, too.")] = False,
     lake: output.LakeOption = output.LAKE,
     as_json: output.JsonOption = False,
 ) -> None:
-    """List the independent alerts of a run, strongest first. With --since, their history over the runs.
+    """List the alerts that a run raises, strongest first. With --since, their history over the runs.
 
-    With --json all alerts are listed.
+    These are independent and, by default, confirmed ones ([alerts] raise). With --json all alerts are listed.
     """
     from review.presentation.formatting import format_alert_count
 
@@ -304,7 +309,7 @@ def alerts(
             output.print_json({"lives": histories})
             return
         for row in histories:
-            if everything or row["explained_by"] is None:
+            if everything or (row["explained_by"] is None and row["raised"]):
                 _print_history(row)
         return
     found, which = read_alerts(lake, run_id)

@@ -37,7 +37,7 @@ class Exit(IntEnum):
     """Exit codes of the command line."""
 
     OK = 0
-    """The work is done. For `run` and `reflag`: there is no alert."""
+    """The work is done. For `run` and `reflag`: no alert is raised."""
     FAILURE = 1
     """An error, a run that a gate stopped, or a verification that found a difference."""
     BAD_INPUT = 2
@@ -45,7 +45,7 @@ class Exit(IntEnum):
     ALERTS = 3
     """`run` and `reflag`: the run completed and raised alerts."""
     ERRORS = 4
-    """The run completed, but some shards failed. There may be alerts, too."""
+    """The run completed, but some shards failed. It may have raised alerts, too."""
     INTERRUPTED = 130
     """Interrupted by Ctrl+C or a signal."""
 

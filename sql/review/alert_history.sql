@@ -1,7 +1,7 @@
 -- Status of each alert that was open since some time, in the newest run of its audit, with its history since then, oldest run first.
 -- Grain: alert, over the runs of one audit. Parameters: $since (start of the runs).
 WITH dated AS (
-    SELECT l.*, r.started_at, r.sequence, r.corpus, r.model, o.name AS region_name
+    SELECT l.*, is_raised(l.state, r.raises) OR l.told_state = 'confirmed' AS raised, r.started_at, r.sequence, r.corpus, r.model, o.name AS region_name
     FROM lives AS l
     JOIN runs AS r USING (run_id)
     LEFT JOIN overlay_names AS o ON o.run_id = l.last_run AND o.region = l.region
@@ -21,7 +21,7 @@ histories AS (
     WHERE started_at >= $since::TIMESTAMPTZ
     GROUP BY life_id
 )
-SELECT d.* EXCLUDE (run_id, started_at, sequence, leader, announced, told_state, told_severity, told_high, config_digest, rule_digest), w.history
+SELECT d.* EXCLUDE (run_id, started_at, sequence, leader, announced, told_state, told_severity, told_high, severity_high, told_severity_high, estimates, told_estimates, comparisons, misses, config_digest, rule_digest), w.history
 FROM dated AS d
 JOIN histories AS w USING (life_id)
 QUALIFY row_number() OVER (PARTITION BY life_id ORDER BY sequence DESC) = 1

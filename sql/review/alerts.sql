@@ -5,6 +5,7 @@ SELECT
     o.name AS region_name,
     r.attributions AS run_pairs,
     r.recorded,
+    is_raised(a.state, r.raises) AS raised,
     l.life,
     l.why AS life_why,
     l.first_seen,

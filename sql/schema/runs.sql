@@ -27,6 +27,7 @@ CREATE TABLE runs (
     alerts BIGINT,
     confirmed BIGINT,          -- alerts that are confirmed
     stage_seconds VARCHAR,     -- JSON: seconds of each stage
+    raises VARCHAR,            -- [alerts] raise: 'confirmed', or 'suspected' for suspected alerts too; NULL means 'suspected'
     four_eyes BOOLEAN,         -- whether decisions need a second signature; NULL means false
     sequence BIGINT,           -- place among the runs of the lake, from the oldest to the newest, by the ledger
     recorded BOOLEAN           -- whether the ledger has its manifest; false: do not trust it; NULL: the ledger knows no run

@@ -214,17 +214,17 @@ def test_a_run_with_failed_shards_is_complete(call, alerted_run):
 
 
 @pytest.mark.parametrize(
-    ("status", "alerts", "code"),
+    ("status", "raised", "code"),
     [("completed_with_errors", 1, 4), ("stopped", 0, 1), ("failed", 0, 1), ("completed", 1, 3), ("completed", 0, None)],
 )
-def test_the_exit_code_states_how_a_run_ended(status, alerts, code):
-    result = types.SimpleNamespace(status=status, alerts=alerts)
+def test_the_exit_code_states_how_a_run_ended(status, raised, code):
+    result = types.SimpleNamespace(status=status, raised=raised)
     if code is None:
         audits.exit_unless_complete(result, Exit.ALERTS)
         return
-    with pytest.raises(typer.Exit) as raised:
+    with pytest.raises(typer.Exit) as ended:
         audits.exit_unless_complete(result, Exit.ALERTS)
-    assert raised.value.exit_code == code
+    assert ended.value.exit_code == code
 
 
 def test_alerts_of_an_unknown_run_are_bad_input(call, alerted_run):

@@ -78,7 +78,9 @@ def test_each_deployment_has_its_form_and_scheduled_runs(prefect_server, prefect
     assert form["definitions"]["CorpusConfig"]["properties"]["path"]["description"]
     form = deployments["reflag"]["parameter_openapi_schema"]
     assert form["properties"].keys() == {"lake", "run_id", "alerts", "phrases", "notify", "ledger"}
-    assert form["definitions"]["AlertsConfig"]["properties"].keys() == AlertsConfig.model_fields.keys()
+    assert form["definitions"]["AlertsConfig"]["properties"].keys() == {
+        field.alias or name for name, field in AlertsConfig.model_fields.items()
+    }
     runs = wait_until(
         lambda: list_flow_runs(prefect_server, deployments["nightly"], state="SCHEDULED"), "run of nightly"
     )

@@ -26,7 +26,7 @@ RECORD = {
 LINKS = Links("")
 TIME = datetime(2026, 1, 1, tzinfo=UTC)
 ROW = {
-    "run_id": "r1", "life_id": "abc", "alert_id": "r1-0", "life": "new", "why": None, "announced": True,
+    "run_id": "r1", "life_id": "abc", "alert_id": "r1-0", "life": "new", "why": None, "announced": True, "raised": True,
     "state": "confirmed", "severity": "high", "rule": "region_mass", "side": "image", "region": "corner top-left",
     "slice_kind": "word", "slice": "horse", "explained_by": None, "n": 48, "share": 0.3, "area": 0.05, "effect": 6.0,
     "score_effect": 0.41, "score_low": 0.3, "score_high": 0.5, "margin": 0.62, "effect_before": None,
@@ -97,6 +97,8 @@ def test_event_ids_are_stable_and_unique():
     [
         ({}, True),
         ({"explained_by": "dog"}, False),
+        ({"raised": False}, False),
+        ({"life": "resolved", "raised": False}, False),
         ({"life": "resolved"}, True),
         ({"life": "resolved", "announced": False}, False),
         ({"life": "resolved", "explained_by": "dog"}, True),  # it was independent before

@@ -31,6 +31,15 @@ class AlertRow(_Alert):
     raised_at: datetime
 
 
+class Estimate(TypedDict):
+    """A figure by which runs are compared."""
+
+    name: str
+    value: float
+    se: float
+    units: int
+
+
 class AlertHistoryRow(_Alert):
     """A row of the stored table `lives`, the alert history."""
 
@@ -49,6 +58,13 @@ class AlertHistoryRow(_Alert):
     told_state: str | None
     told_severity: str | None
     told_high: float | None
+    severity_high: str | None
+    told_severity_high: str | None
+    estimates: list[Estimate] | None
+    recent: list[Estimate] | None
+    told_estimates: list[Estimate] | None
+    comparisons: int | None
+    misses: int | None
     lasting_region: str
     lasting_slice: str
     config_digest: str | None

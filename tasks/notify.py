@@ -27,11 +27,12 @@ from tasks.outbox import Outbox, deliver, find_recipients
 from tasks.recipients import is_enabled
 from tasks.settings import NotifyConfig
 
+_MEMORY = 6  # earlier runs whose images are compared: one before these is at most a twentieth of an average
 _SEND_SECONDS = 10.0  # a server that is down must not block the audit
 
 
-def _find_neighbors(run: Run) -> tuple[str | None, bool]:
-    """Return the previous complete run of the same audit, or None, and whether a later run of it is complete.
+def _find_neighbors(run: Run) -> tuple[list[str], bool]:
+    """Return the last complete runs of the same audit, oldest first, and whether a later run of it is complete.
 
     A run made by re-flagging is compared with the run whose attributions it copied. Later runs are not compared with a
     run made by re-flagging, nor with a run that the ledger lacks.
@@ -51,7 +52,7 @@ def _find_neighbors(run: Run) -> tuple[str | None, bool]:
         place = reflags
     order = {run_id: number for number, run_id in enumerate(records)}
     earlier = [run_id for run_id in series if order[run_id] <= order[place] and run_id != run.run_id]
-    return earlier[-1] if earlier else None, any(order[run_id] > order[place] for run_id in series)
+    return earlier[-_MEMORY:], any(order[run_id] > order[place] for run_id in series)
 
 
 def _match_numbered_names(run: Run, previous: str) -> list[dict[str, Any]]:
@@ -71,7 +72,18 @@ def _settings_without_place(record: Mapping[str, Any]) -> dict[str, Any]:
     return settings | {"corpus": corpus}
 
 
-def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> list[AlertHistoryRow]:
+def _is_fresh(run: Run, earlier: Sequence[str]) -> bool:
+    """Return whether at most a hundredth of a run's images are images of some earlier runs, given oldest first."""
+    digests = {record["run_id"]: record["corpus_digest"] for record in sql.read_manifests(run.lake)}
+    if not earlier or digests[run.run_id] == digests[earlier[-1]]:
+        return False
+    with sql.connect(run.lake, run.run_id, earlier) as connection:
+        (row,) = sql.rows(connection, "derive/repeated_images", run_id=run.run_id)
+    return bool(row["repeated"] <= 0.01 * row["images"])
+
+
+def _compute_alert_history(run: Run, past: Sequence[str], min_pairs: int) -> list[AlertHistoryRow]:
+    previous = past[-1] if past else None
     names = _match_numbered_names(run, previous) if previous else []
     record = run.read_manifest()
     own = _settings_without_place(record)
@@ -79,6 +91,7 @@ def _compute_alert_history(run: Run, previous: str | None, min_pairs: int) -> li
     parameters = {
         "run_id": run.run_id,
         "previous": previous,
+        "fresh": _is_fresh(run, past),
         "min_pairs": min_pairs,
         "names": [row["name"] for row in names],
         "lasting": [row["lasting"] for row in names],
@@ -102,7 +115,7 @@ def store_alert_history(run: Run, min_pairs: int) -> list[AlertHistoryRow]:
         rows = _compute_alert_history(run, _find_neighbors(run)[0], min_pairs)
     except sql.LakeError:
         run_logger().exception("run %s: earlier runs of the lake cannot be read: every alert counts as new", run.run_id)
-        rows = _compute_alert_history(run, None, min_pairs)
+        rows = _compute_alert_history(run, [], min_pairs)
     run.write_table("lives", rows)
     return rows
 

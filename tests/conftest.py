@@ -162,8 +162,15 @@ class HandWrittenRun(Run):
         for table in ("findings", "alerts"):
             self.write_table(table, [{key: row[key] for key in row if key in stored[table]} for row in rows])
         tests = [
-            {key: row[key] for key in ("rule", "region", "slice_kind", "slice", "n")}
-            | {"fill": "mean", "floor": 0.0, "margin": 1.0, "confirmed": row["state"] == "confirmed", "passed": True}
+            {key: row[key] for key in ("rule", "region", "slice_kind", "slice")}
+            | {
+                "fill": "mean",
+                "n": 64,
+                "floor": 0.0,
+                "margin": 1.0,
+                "confirmed": row["state"] == "confirmed",
+                "passed": True,
+            }
             | dict(zip(("low", "effect", "high"), row["interval"], strict=True))
             for row in rows
             if "interval" in row

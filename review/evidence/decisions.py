@@ -30,7 +30,7 @@ MAX_OVERLAY_NAME_CHARS: Final = 60
 _MAX_NAME_CHARS: Final = 200
 _EVIDENCE_COLUMNS: Final = (
     *("state", "severity", "n", "share", "area", "effect", "score_effect", "score_low", "score_high", "margin"),
-    *("rule_digest", "config_digest"),
+    *("severity_high", "recent", "rule_digest", "config_digest"),
 )
 
 

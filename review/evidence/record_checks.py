@@ -122,6 +122,13 @@ class _Reviewer(_Body):
     identity: Annotated[str, _one_of(*IDENTITY_LABELS)]
 
 
+class _Estimate(_Body):
+    name: _Name
+    value: float
+    se: float | None
+    units: int
+
+
 class _Evidence(_Body):
     state: str | None
     severity: str | None
@@ -133,6 +140,8 @@ class _Evidence(_Body):
     score_low: float | None
     score_high: float | None
     margin: float | None
+    severity_high: str | None = None
+    recent: list[_Estimate] | None = None
     rule_digest: str | None
     config_digest: str | None
     model_digest: str | None

@@ -31,9 +31,7 @@ SELECT
     CASE WHEN t.confirmed THEN 'confirmed' ELSE 'suspected' END AS state,
     CASE
         WHEN NOT t.confirmed THEN NULL
-        WHEN t.loss < 0.25 OR t.n < 0.01 * (SELECT count(*) FROM attributions WHERE run_id = $run_id) THEN 'low'
-        WHEN t.loss < 0.5 THEN 'medium'
-        ELSE 'high'
+        ELSE severity_of(coalesce(t.loss, 1), t.n / (SELECT count(*) FROM attributions WHERE run_id = $run_id))
     END AS severity,
     CASE WHEN t.confirmed THEN coalesce(t.loss_low, 0) ELSE t.effect * (1 - 1.96 * relative) END AS low,
     CASE WHEN t.confirmed THEN coalesce(t.loss_high, 0) ELSE t.effect * (1 + 1.96 * relative) END AS high

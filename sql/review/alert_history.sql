@@ -21,7 +21,7 @@ histories AS (
     WHERE started_at >= $since::TIMESTAMPTZ
     GROUP BY life_id
 )
-SELECT d.* EXCLUDE (run_id, started_at, sequence, leader, announced, told_state, told_severity, told_high, severity_high, told_severity_high, estimates, told_estimates, comparisons, misses, config_digest, rule_digest), w.history
+SELECT d.* EXCLUDE (run_id, started_at, sequence, leader, announced, told_state, told_severity, told_high, severity_high, told_severity_high, estimates, recent, told_estimates, comparisons, misses, config_digest, rule_digest), w.history
 FROM dated AS d
 JOIN histories AS w USING (life_id)
 QUALIFY row_number() OVER (PARTITION BY life_id ORDER BY sequence DESC) = 1

@@ -30,6 +30,15 @@ CREATE TABLE lives (
     told_state VARCHAR,      -- state when it was last new or worse: `worse` is relative to it
     told_severity VARCHAR,
     told_high DOUBLE,
+    severity_high VARCHAR,   -- highest severity within the intervals of its figures; NULL if suspected
+    told_severity_high VARCHAR,
+    estimates STRUCT(name VARCHAR, value DOUBLE, se DOUBLE, units BIGINT)[],  -- what runs are compared by, with standard errors: the score
+                             -- loss by fill, and one of: mean 'share' of attribution, its 'contrast' with other pairs, 'cost' in screening.
+                             -- Of this run, also if it did not raise the alert; NULL: unknown
+    recent STRUCT(name VARCHAR, value DOUBLE, se DOUBLE, units BIGINT)[],  -- if runs have other images: averages up to this run, else estimates
+    told_estimates STRUCT(name VARCHAR, value DOUBLE, se DOUBLE, units BIGINT)[],  -- estimates when it was last new or worse
+    comparisons BIGINT,      -- number of runs with other estimates since it was last new or worse
+    misses BIGINT,           -- number of runs in a row that did not raise it, and could not measure what it rests on
     lasting_region VARCHAR,  -- name in the first run: overlays and clusters are renumbered in each run
     lasting_slice VARCHAR,
     config_digest VARCHAR,   -- of last_run, and of the rule's text there

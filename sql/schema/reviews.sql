@@ -23,6 +23,8 @@ CREATE TABLE reviews (
     score_low DOUBLE,
     score_high DOUBLE,
     margin DOUBLE,
+    severity_high VARCHAR,   -- these two as in `lives`; NULL in records of an early version
+    recent STRUCT(name VARCHAR, value DOUBLE, se DOUBLE, units BIGINT)[],
     rule_digest VARCHAR,
     config_digest VARCHAR,
     model_digest VARCHAR,

@@ -4,6 +4,7 @@ CREATE VIEW alert_history AS
 SELECT * RENAME (
     life_id AS lasting_alert_id, life AS status, why AS status_reason, announced AS notified, leader AS leading_alert_id,
     told_state AS notified_state, told_severity AS notified_severity, told_high AS notified_score_high,
+    told_severity_high AS notified_severity_high, told_estimates AS notified_estimates,
     previous_run AS compared_run
 ),
 CASE WHEN rule IN ('region_cost', 'region_gain') THEN share / nullif(area, 0) ELSE effect END AS concentration, score_effect AS score_loss

@@ -1,44 +1,66 @@
 -- One row per alert (life_id) and run, with the decision that applies. See also the view decisions, which has the same
 -- rows. A decision applies from the reviewed run on, until what it was based on changes materially. Then the alert is
 -- open again, `why` says what changed, and it stays open until somebody decides again. It has changed if
---   the alert is now confirmed and was suspected, or has a higher severity;
---   it is confirmed and the score loss lies outside the interval at the time of the decision;
---   it is or was suspected, or its test gave no interval, and its concentration has grown by more than a quarter;
+--   the alert is now confirmed and was suspected, or has a higher severity, or its score loss is another one, each by more than chance
+--   explains (macros/moved.sql);
+--   it is or was suspected, or its test gave no interval, and its concentration has grown by more than a quarter, and by more than
+--   chance explains;
 --   the text of the rule that raises it has changed, or the weights of the model of the same name have;
 --   it was resolved (or unknown) in between and was raised again; or a waiver has expired.
 -- Of several decisions the last one about the newest run counts. A change that only a re-flagged run shows opens the alert in
 -- that run alone, because such a run is not part of the series.
 -- With the four-eyes principle a decision that closes the alert is `pending` until another person has countersigned it.
 CREATE VIEW triage AS
-WITH compared AS (
+WITH judged AS (
     SELECT
-        l.run_id, l.life_id, l.life, r.reflags, r.sequence,
-        e.number, e.run_id AS reviewed_run, reviewed.sequence AS reviewed_sequence,
-        CASE
-            WHEN coalesce(first.sequence > reviewed.sequence, l.first_run > e.run_id) THEN 'it was raised anew in run ' || l.first_run
-            WHEN e.state IS DISTINCT FROM 'confirmed' AND l.state = 'confirmed' THEN 'confirmed, was ' || coalesce(e.state, 'unknown')
-            WHEN e.state = 'confirmed' AND coalesce(list_position(['low', 'medium', 'high'], l.severity), 0) > coalesce(list_position(['low', 'medium', 'high'], e.severity), 0)
-                THEN 'severity ' || l.severity || ', was ' || coalesce(e.severity, 'none')
-            WHEN e.state = 'confirmed' AND (l.score_effect < e.score_low OR l.score_effect > e.score_high)
-                THEN format('its score loss is {:.3f}, was {:.3f} to {:.3f}', l.score_effect, e.score_low, e.score_high)
-            WHEN e.state = 'confirmed' AND l.state = 'confirmed' AND (l.score_effect IS NULL) IS DISTINCT FROM (e.score_effect IS NULL)
-                THEN CASE WHEN l.score_effect IS NULL THEN 'its score loss is unknown now' ELSE 'its score loss was unknown before' END
-            WHEN (e.state IS DISTINCT FROM 'confirmed' OR l.state IS DISTINCT FROM 'confirmed' OR e.score_low IS NULL OR e.score_high IS NULL)
-                AND l.effect > 1.25 * e.effect
-                THEN format('its concentration is {:.1f} times that at the time of the decision', l.effect / e.effect)
-            WHEN (e.state IS DISTINCT FROM 'confirmed' OR l.state IS DISTINCT FROM 'confirmed')
-                AND (l.effect IS NULL) IS DISTINCT FROM (e.effect IS NULL)
-                THEN CASE WHEN l.effect IS NULL THEN 'its concentration is unknown now' ELSE 'its concentration was unknown before' END
-            WHEN l.rule_digest IS DISTINCT FROM e.rule_digest THEN 'the text of the rule ' || l.rule || ' has changed'
-            WHEN l.alert_id IS NOT NULL AND r.model_digest IS DISTINCT FROM e.model_digest
-                THEN format('the weights of the model have changed ({}, were {})', coalesce(r.model_digest[:12], 'unknown'), coalesce(e.model_digest[:12], 'unknown'))
-        END AS change
+        l.*, r.reflags, r.sequence, r.attributions, r.model_digest,
+        e AS e,
+        reviewed.sequence AS reviewed_sequence,
+        first.sequence > reviewed.sequence AS raised_anew,
+        losses(e.recent, e.score_effect, e.score_low, e.score_high) AS losses_before,
+        losses(l.recent, l.score_effect, l.score_low, l.score_high) AS losses_now,
+        l.recent IS DISTINCT FROM lag(l.recent, 1, e.recent) OVER (PARTITION BY l.life_id, e.number, r.reflags IS NULL ORDER BY r.sequence) AS is_other
     FROM lives AS l
     JOIN stored.runs AS r USING (run_id)
     JOIN stored.reviews AS e ON e.life_id = l.life_id
     LEFT JOIN stored.run_order AS reviewed ON reviewed.run_id = e.run_id
     LEFT JOIN stored.run_order AS first ON first.run_id = l.first_run
     WHERE coalesce(reviewed.sequence <= r.sequence, e.run_id <= l.run_id)
+),
+numbered AS (
+    SELECT
+        *,
+        -- A run that measured the same again is no further comparison.
+        greatest(count(*) FILTER (WHERE is_other) OVER (PARTITION BY life_id, e.number, reflags IS NULL ORDER BY sequence), 1) AS k
+    FROM judged
+),
+compared AS (
+    SELECT
+        run_id, life_id, life, reflags, sequence, e.number AS number, e.run_id AS reviewed_run, reviewed_sequence,
+        CASE
+            WHEN coalesce(raised_anew, first_run > e.run_id) THEN 'it was raised anew in run ' || first_run
+            WHEN alert_id IS NULL THEN NULL
+            WHEN e.state IS DISTINCT FROM 'confirmed' AND state = 'confirmed' AND coalesce(lowest_loss(losses_now, k) > 0, true)
+                THEN 'confirmed, was ' || coalesce(e.state, 'unknown')
+            WHEN e.state = 'confirmed' AND state = 'confirmed'
+                AND severity_rank(coalesce(lowest_severity(losses_now, margin, n, attributions, k), severity)) > severity_rank(coalesce(e.severity_high, e.severity))
+                THEN 'severity ' || severity || ', was ' || coalesce(e.severity, 'none')
+            WHEN e.state = 'confirmed' AND moved(losses_before, losses_now, k) <> 0
+                THEN format('its score loss is {:.3f}, was {:.3f}, which is more than chance explains', score_effect, e.score_effect)
+            WHEN e.state = 'confirmed' AND state = 'confirmed' AND (score_effect IS NULL) IS DISTINCT FROM (e.score_effect IS NULL)
+                THEN CASE WHEN score_effect IS NULL THEN 'its score loss is unknown now' ELSE 'its score loss was unknown before' END
+            WHEN (e.state IS DISTINCT FROM 'confirmed' OR state IS DISTINCT FROM 'confirmed' OR e.score_low IS NULL OR e.score_high IS NULL)
+                AND effect > 1.25 * e.effect
+                AND coalesce(moved(list_filter(coalesce(e.recent, []), lambda one: one.name IN ('share', 'contrast', 'cost')), coalesce(recent, []), k) = 1, true)
+                THEN format('its concentration is {:.1f} times that at the time of the decision', effect / e.effect)
+            WHEN (e.state IS DISTINCT FROM 'confirmed' OR state IS DISTINCT FROM 'confirmed')
+                AND (effect IS NULL) IS DISTINCT FROM (e.effect IS NULL)
+                THEN CASE WHEN effect IS NULL THEN 'its concentration is unknown now' ELSE 'its concentration was unknown before' END
+            WHEN rule_digest IS DISTINCT FROM e.rule_digest THEN 'the text of the rule ' || rule || ' has changed'
+            WHEN model_digest IS DISTINCT FROM e.model_digest
+                THEN format('the weights of the model have changed ({}, were {})', coalesce(model_digest[:12], 'unknown'), coalesce(e.model_digest[:12], 'unknown'))
+        END AS change
+    FROM numbered
 ),
 in_force AS (
     SELECT

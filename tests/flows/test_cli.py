@@ -276,7 +276,6 @@ def shared_lake_of_two_runs(tmp_path_factory, run_class):
         run = run_class(lake, f"2026010{number}T000000-aaaaaa").begin(rules={"region_mass": "x"})
         run.add_pairs(["a consolidation"] * 4)
         run.add_attributions([[1.0] * 4] * 4, (2, 2))
-        run.add_shares("corner", [0.3] * 4)
         run.add_alerts(*alerts)
         store_alert_history(run, 3)
         run.update(started_at=f"2026-01-0{number}T03:00:00+00:00")
@@ -297,7 +296,7 @@ def test_the_history_of_alerts_is_listed(call, lake_of_two_runs):
     table = call("alerts", "--since", "2026-01-01").stdout
     assert "concentration 3 → 4" in table
     assert "RESOLVED" in table
-    assert "its rule no longer raises it" in table
+    assert "its region no longer exists" in table
 
 
 def test_since_accepts_a_time_or_a_run_id(call, lake_of_two_runs):

@@ -51,7 +51,7 @@ def test_the_newest_run_is_the_one_that_began_last(runs, lake):
 
 
 def test_histories_follow_the_ledger(runs, lake):
-    assert [_find_neighbors(run) for run in runs] == [(None, True), (IDS[0], True), (IDS[1], False)]
+    assert [_find_neighbors(run) for run in runs] == [([], True), ([IDS[0]], True), ([*IDS[:2]], False)]
     with sql.connect(lake) as connection:
         lives = sql.read(connection, "SELECT life, runs FROM lives JOIN runs AS r USING (run_id) ORDER BY r.sequence")
         (history,) = sql.rows(connection, "review/alert_history", since="2000-01-01")

@@ -88,14 +88,27 @@ def statuses(run, region=None):
 
 ALERT = ("corner", "consolidation")
 CONFIRMED = {severity: {"state": "confirmed", "severity": severity} for severity in ("low", "medium", "high")}
-LOW, HIGHER, HIGH = (0.1, 0.2, 0.3), (0.25, 0.3, 0.35), (0.31, 0.4, 0.5)
+LOW, HIGHER, HIGH = (
+    (0.1, 0.2, 0.3),
+    (0.25, 0.3, 0.35),
+    (0.35, 0.45, 0.55),
+)  # chance explains 0.14 to 0.2
 CHANGES = {
     "confirmed": ({}, CONFIRMED["low"], "worse"),
     "higher severity": (CONFIRMED["low"], CONFIRMED["medium"], "worse"),
     "lower severity": (CONFIRMED["high"], CONFIRMED["medium"], "still_firing"),
     "not confirmed": (CONFIRMED["high"], {}, "still_firing"),
-    "interval above": ({"interval": LOW}, {"interval": HIGH}, "worse"),
-    "intervals overlap": ({"interval": LOW}, {"interval": (0.29, 0.4, 0.5)}, "still_firing"),
+    "higher loss": ({"interval": LOW}, {"interval": HIGH}, "worse"),
+    "interval above, but not their difference": ({"interval": LOW}, {"interval": (0.305, 0.34, 0.415)}, "still_firing"),
+    "higher severity, but within the interval": (
+        CONFIRMED["low"] | {"interval": (0.2, 0.24, 0.28)}, CONFIRMED["medium"] | {"interval": (0.22, 0.26, 0.3)},
+        "still_firing",
+    ),
+    "higher severity, beyond the interval": (
+        CONFIRMED["low"] | {"interval": (0.18, 0.2, 0.22)}, CONFIRMED["medium"] | {"interval": (0.3, 0.32, 0.34)},
+        "worse",
+    ),
+    "confirmed, but hardly": ({}, CONFIRMED["low"] | {"interval": (0.01, 0.1, 0.19)}, "still_firing"),
     "mass has no interval": ({"effect": 3.0}, {"effect": 9.0}, "still_firing"),
 }  # fmt: skip
 
@@ -200,11 +213,12 @@ def test_the_end_of_an_explained_alert_is_not_notified(series):
 
 def test_run_that_could_not_raise_an_alert_does_not_resolve_it(add_run):
     add_run(alert())
+    few = "its slice has 2 independent pairs, fewer than min_pairs = 3"
     cases = [
         (OTHER_SETTINGS, "the settings are not those of the run that raised it"),
         ({"rules": {"region_mass": "another text"}}, "the text of the rule region_mass has changed"),
         ({"rules": {}}, "the text of the rule region_mass has changed"),
-        ({"captions": ["a nodule"] * 6 + ["a consolidation"] * 2}, "its slice has 2 pairs, fewer than min_pairs = 3"),
+        ({"captions": ["a nodule"] * 6 + ["a consolidation"] * 2}, few),
     ]
     for facts, why in cases:
         (row,) = read_history(add_run(**facts))
@@ -240,6 +254,82 @@ def test_alert_whose_pairs_were_not_attributed_is_not_resolved(add_run, rewrite_
     rewrite_rows(second, "attributions", lambda rows: rows[2:])
     store_alert_history(second, MIN_PAIRS)
     assert statuses(second) == {ALERT: "not_seen"}
+
+
+SHARES = [0.3, 0.28, 0.32, 0.3] * 2
+
+
+def outcome(run):
+    (row,) = read_history(run)
+    return row["life"], row["why"]
+
+
+def test_an_open_alert_resolves_only_if_its_share_has_fallen(add_run):
+    add_run(alert(), shares=("corner", SHARES))
+    unchanged = (
+        "not_seen",
+        "its rule did not raise it, but what it rests on has not fallen by more than chance explains",
+    )
+    assert outcome(add_run(shares=("corner", [0.28, 0.27, 0.31, 0.28] * 2))) == unchanged
+    assert outcome(add_run(shares=("corner", SHARES))) == unchanged
+    assert outcome(add_run(alert(), shares=("corner", SHARES))) == ("still_firing", None)
+    assert outcome(add_run(shares=("corner", [0.1, 0.12, 0.1, 0.09] * 2))) == (
+        "resolved",
+        "its rule no longer raises it",
+    )
+
+
+def test_an_alert_whose_region_was_not_found_is_resolved_by_the_third_run_in_a_row(add_run):
+    add_run(alert(), shares=("corner", SHARES))
+    gone = "its region no longer exists"
+    waiting = [("not_seen", f"{gone} (run {number} of 3, after which it is resolved)") for number in (1, 2)]
+    assert [outcome(add_run()) for _ in range(2)] == waiting
+    assert outcome(add_run(shares=("corner", SHARES)))[0] == "not_seen"  # found: counted from the start
+    assert [outcome(add_run()) for _ in range(2)] == waiting
+    assert outcome(add_run()) == ("resolved", f"{gone}, for the third run in a row")
+
+
+def test_a_run_that_measured_the_same_again_is_no_comparison(add_run):
+    rows = [
+        read_history(add_run(alert(interval=interval)))[0]
+        for interval in (LOW, LOW, LOW, (0.11, 0.2, 0.3), (0.11, 0.2, 0.3), HIGH)
+    ]
+    assert [row["comparisons"] for row in rows] == [0, 1, 1, 2, 2, 0]
+    assert rows[-1]["life"] == "worse"  # at comparison 3
+    assert rows[-1]["told_estimates"] == rows[-1]["estimates"] != rows[-2]["told_estimates"] == rows[0]["estimates"]
+
+
+def test_all_fills_must_have_risen(add_run, rewrite_rows):
+    def add(low, blur):
+        run = add_run(alert(interval=low), store=False)
+        rewrite_rows(
+            run,
+            "confirmations",
+            lambda rows: [*rows, rows[0] | {"fill": "blur"} | dict(zip(("low", "effect", "high"), blur, strict=True))],
+        )
+        store_alert_history(run, MIN_PAIRS)
+        return outcome(run)[0]
+
+    assert [add(LOW, LOW), add(HIGH, LOW), add(LOW, HIGH), add(HIGH, HIGH)] == [
+        "new",
+        "still_firing",
+        "still_firing",
+        "worse",
+    ]
+
+
+def test_runs_of_a_release_without_estimates_are_compared_by_the_interval(add_run, rewrite_rows):
+    first = add_run(alert("a", interval=LOW), alert("b", interval=LOW), alert("c"))
+    dropped = dict.fromkeys(
+        ("estimates", "told_estimates", "comparisons", "misses", "severity_high", "told_severity_high")
+    )
+    rewrite_rows(first, "lives", lambda rows: [row | dropped for row in rows])
+    second = add_run(alert("a", interval=HIGH), alert("b", interval=HIGHER))
+    assert {row["region"]: row["life"] for row in read_history(second)} == {
+        "a": "worse",
+        "b": "still_firing",
+        "c": "resolved",
+    }
 
 
 def test_audits_have_separate_histories_and_retraining_continues_one(add_run):

@@ -1,14 +1,17 @@
 -- The overlays and clusters of a run that are the same as those of alerts that were open before: each run numbers them anew.
 -- Grain: name in this run that has an earlier one. Parameters: $run_id, $previous. The runs that last raised those alerts must be open.
 -- An overlay is the same if boxes in the same pairs overlap by half, in at least three pairs and at least half of those where either was
--- found and that both runs have; or if the templates correlate by 0.9. A cluster is the same if half of the members are.
+-- found and that both runs have; or if the templates correlate by 0.9. A cluster is the same if half of the members are. The absence of an
+-- overlay is the same if the overlay is.
 WITH open_before AS (
     SELECT last_run, region, slice_kind, slice, lasting_region, lasting_slice
     FROM lives
     WHERE run_id = $previous AND life IS DISTINCT FROM 'resolved'
 ),
 earlier_names AS (
-    SELECT DISTINCT last_run AS run_id, region AS name, lasting_region AS lasting FROM open_before WHERE region <> lasting_region
+    SELECT DISTINCT last_run AS run_id, regexp_replace(region, '^absence of ', '') AS name, regexp_replace(lasting_region, '^absence of ', '') AS lasting
+    FROM open_before
+    WHERE region <> lasting_region
     UNION
     SELECT DISTINCT last_run, slice, lasting_slice FROM open_before WHERE slice <> lasting_slice
 ),
@@ -71,10 +74,18 @@ best AS (
     FROM similarities
     WHERE same
     GROUP BY lasting, name
+),
+matched AS (
+    SELECT name, lasting
+    FROM best
+    -- One to one: only names that are each other's best match.
+    QUALIFY row_number() OVER (PARTITION BY name ORDER BY score DESC, lasting) = 1
+        AND row_number() OVER (PARTITION BY lasting ORDER BY score DESC, name) = 1
 )
 SELECT name, lasting
-FROM best
--- One to one: only names that are each other's best match.
-QUALIFY row_number() OVER (PARTITION BY name ORDER BY score DESC, lasting) = 1
-    AND row_number() OVER (PARTITION BY lasting ORDER BY score DESC, name) = 1
+FROM matched
+UNION ALL
+SELECT 'absence of ' || name, 'absence of ' || lasting
+FROM matched
+WHERE starts_with(name, 'stamp ')
 ORDER BY name;

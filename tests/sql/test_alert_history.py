@@ -401,6 +401,14 @@ def test_an_overlay_keeps_its_identity_over_many_runs_and_one_with_other_setting
     assert (rows[-1]["region"], rows[-1]["lasting_region"]) == ("stamp 3", f"stamp 1 of {runs[0].run_id}")
 
 
+def test_the_absence_of_an_overlay_is_the_same_whatever_the_number_of_the_overlay(add_run):
+    place = (0.1, 0.1)
+    first = add_run(alert("absence of stamp 1"), overlays=[overlay(1, place)])
+    second = add_run(alert("absence of stamp 2"), overlays=[overlay(2, place)])
+    (row,) = read_history(second)
+    assert (row["life"], row["lasting_region"]) == ("still_firing", f"absence of stamp 1 of {first.run_id}")
+
+
 def test_the_newest_name_of_an_overlay_holds_in_all_runs_of_its_audit(add_run):
     place, elsewhere = (0.1, 0.1), (0.7, 0.7)
     first = add_run(alert("stamp 1"), overlays=[overlay(1, place), overlay(2, elsewhere, template=(0.0, 1.0, 0.0))])

@@ -91,7 +91,8 @@ class _Run:
         )
 
     def mask(self, region: str, index: int) -> Mask:
-        """Return the pixels of a region in a pair's image."""
+        """Return the pixels of a region in a pair's image; of the absence of a mark, those of the mark."""
+        region = region.removeprefix("absence of ")
         if region not in self._measure_masks:
             boxes: dict[str | None, list[Any]] = {}
             text = "SELECT pair_id, x0, y0, x1, y1 FROM regions WHERE region = $region"

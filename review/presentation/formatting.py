@@ -331,7 +331,7 @@ def format_comparison(alert: Mapping[str, Any]) -> str:
         )
     elif alert["slice_kind"] == "corpus":
         text += "The slice is the whole corpus, so the loss is compared with the controls in these pairs alone."
-    elif alert["outside_units"] is not None:
+    elif alert["outside_units"] is not None and find_alert_kind(alert) != "image-wide":  # it takes over theirs
         text += (
             f"Too few units outside of the slice have the {what} ({alert['outside_units']}), so the loss is compared "
             "with the controls in these pairs alone."

@@ -125,9 +125,10 @@ class ImageWideInterventions:
         return list(islice(others, count))
 
     def margins(self, sample: ImageWideSample, fill: PropertyFill) -> Margins:
-        """Measure the margins of a sample with one fill; those of `lend` are reversed, so that a gain is a loss.
+        """Measure the margins of a sample with one fill.
 
-        With `lend`, the margins are those of each pair's first host with the caption of the pair.
+        With `lend`, what is measured is how much the margin of each pair's first host with the caption of the pair
+        rises. It is returned as a loss of the pair's own margin, so that floor and figures relate to that.
         """
         missing = [place for place, pair_id in enumerate(sample.pair_ids) if (fill, pair_id) not in sample.margins]
         versions = [self._make_versions(sample, place, fill) for place in missing]
@@ -139,8 +140,10 @@ class ImageWideInterventions:
             for place, row in zip(missing, values.tolist(), strict=True):
                 sample.margins[fill, sample.pair_ids[place]] = tuple(row)
         found = np.array([sample.margins[fill, pair_id] for pair_id in sample.pair_ids])
-        margins = Margins(found[:, 0], found[:, 1], found[:, 2:], sample.units)
-        return margins if fill == "match" else margins.reverse()
+        if fill == "match":
+            return Margins(found[:, 0], found[:, 1], found[:, 2:], sample.units)
+        own, gains = self.margins(sample, "match").clean, found - found[:, :1]
+        return Margins(own, own - gains[:, 1], own[:, None] - gains[:, 2:], sample.units)
 
     def count_covered(self, sample: ImageWideSample, fill: PropertyFill) -> int:  # noqa: ARG002
         """Return the number of changed images that `margins` embeds for a sample."""

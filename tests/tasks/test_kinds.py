@@ -98,6 +98,8 @@ def test_colors_that_the_score_needs_are_confirmed(write_run, use_model):
     tests = query_rows(run, "FROM confirmations WHERE slice = 'shadow' AND region = 'image-wide color'")
     assert {row["fill"] for row in tests} == {"match", "lend"}
     assert all(row["passed"] and row["effect"] > row["floor"] > 0 for row in tests)
+    assert len({row["margin"] for row in tests}) == 1  # both are losses of the pairs' own margin
+    assert all(row["losing"] < 0.5 for row in tests)
 
 
 def test_colors_that_the_model_ignores_are_proposed_and_no_alert(write_run, use_model):

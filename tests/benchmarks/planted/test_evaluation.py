@@ -127,13 +127,13 @@ def test_a_cast_is_found_by_the_color_of_the_whole_image(hand_written_run):
     hand_written_run.write_table(
         "pairs", [row | {"file_name": one.file_name} for row, one in zip(rows, drawn, strict=True)]
     )
-    for region, expected in (("spectrum", False), ("color", True)):
+    for region, expected in (("image-wide spectrum", False), ("image-wide color", True)):
         alert = {"alert_id": "a", "region": region, "state": "confirmed", "slice_kind": "corpus", "slice": "all pairs"}
         hand_written_run.write_table("alerts", [alert])
         found = evaluate_alerts(entry, drawn, hand_written_run.lake, hand_written_run.run_id, {"cast": True})
         assert found.artifacts["cast"].is_found is expected
         assert found.artifacts["cast"].iou is None
-        assert found.unexplained == ([] if expected else ["spectrum"])
+        assert found.unexplained == ([] if expected else ["image-wide spectrum"])
 
 
 def test_an_artifact_counts_only_where_its_target_is(run):

@@ -15,6 +15,7 @@ from flows.engines import Engine, acquire_slots, find_limits, start_engine
 from flows.fan_out import fan_out
 from flows.lifecycle import AuditResult, conclude, run_lifecycle
 from flows.metrics import INGEST_ERRORS, serve_metrics
+from flows.self_audit import self_audit
 from review.presentation.formatting import format_count, format_duration
 from tasks.alert import alert
 from tasks.attribute import calibrate
@@ -34,7 +35,6 @@ from tasks.phrases import phrases
 from tasks.progress import Stages, print_line
 from tasks.records import ShardResult
 from tasks.screen import cover_regions, plan_screening, screen
-from tasks.self_audit import check_region, plan_self_audit, self_audit
 from tasks.settings import ModelConfig
 from tasks.store import store
 from tasks.validate import validate
@@ -180,8 +180,7 @@ def _find_alerts(run: Run, config: AuditConfig, engine: Engine, gpu_limits: Sequ
             engine.run_parts(run_tests, run, tests, plan_tests(run, tests))
             confirm(run, tests)
         with stage("self-audit"):
-            engine.run_parts(check_region, run, tests, plan_self_audit(run, tests))
-            self_audit(run, tests)
+            self_audit(run, config, tests)
     with stage("alert"):
         alert(run, config.alerts)
     return warnings

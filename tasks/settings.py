@@ -253,8 +253,8 @@ class ConfirmConfig(Section):
         lt=1,
         description="Largest share of a run's cost that screening and tests may have, but for small corpora.",
     )
-    negatives: int = Field(
-        10, ge=0, description="Number of random regions that the self-audit tests to estimate the rate of false alarms."
+    self_audit: float = Field(
+        0.1, ge=0, le=1, description="Cost of the self-audit, as a share of the cost of the run. 0: no self-audit."
     )
 
 

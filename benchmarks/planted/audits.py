@@ -110,7 +110,7 @@ def run_audit(entry: Entry, variant: Variant, by_twin: bool, pairs: int, cache: 
         settings: dict[str, Any] = {
             "model": {"architecture": f"local-dir:{get_folder(model, cache).resolve()}", "device": "cpu"},
             "lake": {"path": f"{scratch}/lake"},
-            "confirm": {"negatives": 0},  # what the audit says of itself costs a tenth, and changes no alert
+            "confirm": {"self_audit": 0},  # what the audit says of itself costs a tenth, and changes no alert
             **corpus.write_rows(entry, rows, Path(scratch) / "corpus"),
         }
         started = time.perf_counter()

@@ -168,15 +168,3 @@ def foil_margin(
     cosine = np.einsum("pve,pe->pv", versions, own)
     best = np.einsum("pve,pfe->pvf", versions, foils).max(axis=-1)
     return (cosine - best).reshape(images.shape[:-1])
-
-
-def draw_checkerboard(pixels: Pixels, masks: Bool[np.ndarray, "images height width"]) -> Pixels:
-    """Draw an artificial tag into each masked region: 4 x 4 squares of the image's largest and smallest pixel value."""
-    drawn = pixels.clone()
-    rows, columns = torch.arange(pixels.shape[2])[:, None], torch.arange(pixels.shape[3])[None]
-    for image, mask in zip(drawn, masks, strict=True):
-        top, bottom, left, right = extent_of(mask)
-        squares = (rows - top) * 4 // (bottom - top) + (columns - left) * 4 // (right - left)
-        board = torch.where(squares % 2 == 0, image.amax(), image.amin())
-        image[:] = torch.where(torch.from_numpy(mask), board, image)
-    return drawn

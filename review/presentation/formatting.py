@@ -432,46 +432,59 @@ def format_headline(manifest: Mapping[str, Any], alerts: Sequence[Mapping[str, A
 
 
 def format_self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Format the results of the self-audit on sensitivity and false alarms, one sentence per kind of trial.
+    """Format the results of the self-audit: which tags it found, its false alarms, and what was not measured.
 
-    The trials are rows of the query `review/self_audit`, sorted from the smallest loss.
+    The trials are rows of the query `review/self_audit`.
     """
-    sizes = [trial for trial in trials if trial["kind"] == "sensitivity"]
-    detected = [trial for trial in sizes if trial["confirmed"] >= 0.95 * trial["sets"]]
-    sentences = [_format_sensitivity(trial, bool(detected)) for trial in detected[:1] or sizes[-1:]]
-    sentences += [_format_synthetic_tag(trial) for trial in trials if trial["kind"] == "tag"]
-    if random := [trial for trial in trials if trial["kind"] == "random"]:
-        confirmed = sum(trial["confirmed"] for trial in random)
-        missing = (random[0].get("planned") or 0) - len(random)
-        left_out = f"; {missing} more could not be tested: too few of their pairs have foils and room for controls"
-        sentences.append(
-            f"of {format_count(len(random), 'random region')} of that size in random slices, {confirmed or 'none'} "
-            f"{'was' if confirmed == 1 else 'were'} confirmed; such a region may cover what the caption names, so this "
-            f"is an upper estimate of false alarms{left_out if missing > 0 else ''}"
-        )
+    made = [trial for trial in trials if trial["confirmed"] is not None]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for trial in (trial for trial in made if trial["kind"] == "implanted"):
+        groups.setdefault(_describe_trial(trial), []).append(trial)
+    sentences = [f"{tag}, on which the model was made to rely: {_format_found(group)}" for tag, group in groups.items()]
+    if permuted := [trial for trial in made if trial["kind"] == "permuted"]:
+        tests, confirmed = (sum(trial[key] for trial in permuted) for key in ("tests", "confirmed"))
+        samples = f"captions exchanged at random in {format_count(len(permuted), 'sample')} of the pairs"
+        low, high = map(format_percent, _wilson_interval(confirmed, tests))
+        rate = f"{confirmed or 'none'} of {format_count(tests, 'test')} confirmed (95% interval {low} to {high})"
+        sentences.append(f"{samples}: {rate if tests else 'nothing was proposed, so nothing was tested'}")
+    skipped: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        if trial["confirmed"] is None:
+            skipped.setdefault(trial["reason"], {})[_describe_trial(trial)] = None
+    sentences += [f"not measured: {'; '.join(names)}. The reason: {reason}" for reason, names in skipped.items()]
+    if any(trial["kind"] in ("tag", "sensitivity", "random") for trial in made):
+        sentences.append("an earlier version measured the last test only; its figures are in the table self_audits")
     return sentences
 
 
-def _format_sensitivity(trial: Mapping[str, Any], is_detected: bool) -> str:
-    if not trial["margin"]:
-        return "this audit could not find anything: the model gives the captions of a pair and of its foils one score"
-    region = f"a region of {format_percent(trial['area'])} of the area that reduces the margin of every pair"
-    loss = f"{format_score(trial['size'])} ({format_percent(trial['size'] / trial['margin'])} of it)"
-    rate = f"{format_percent(trial['confirmed'] / trial['sets'])} of samples of {format_count(trial['n'], 'pair')}"
-    if is_detected:
-        return f"this audit would have confirmed {region} by {loss} in {rate}"
-    return f"this audit has low power: {region} by {loss} would have been confirmed in only {rate}"
+def _describe_trial(trial: Mapping[str, Any]) -> str:
+    if trial["kind"] == "permuted":
+        return "captions exchanged at random"
+    place = "one corner" if trial["copies"] == 1 else f"{trial['copies']} corners"
+    pairs = f"{format_count(trial['n'], 'pair')} with one word"
+    images = pairs if trial["affected"] == 1 else f"{format_percent(trial['affected'])} of {pairs}"
+    return f"a tag in {place} ({format_percent(trial['area'])} of the image) of {images}"
 
 
-def _format_synthetic_tag(trial: Mapping[str, Any]) -> str:
-    outcome = "confirmed, so this model reacts to any tag"
-    if not trial["confirmed"]:
-        outcome = "not confirmed, so the score does not depend on it"
-    loss, low, high = (format_score(trial[key]) for key in ("effect", "low", "high"))
-    return (
-        "the audit added a synthetic tag to a corner of copies of the images and covered it; the loss of the margin, "
-        f"minus the loss when controls were covered, was {loss} (95% interval {low} to {high}): {outcome}"
-    )
+def _format_found(trials: Sequence[Mapping[str, Any]]) -> str:
+    found, lost = ([trial for trial in trials if bool(trial["confirmed"]) is value] for value in (True, False))
+    parts = [f"found where it carried {_list_shares(found)} of the margin"] if found else []
+    if lost:
+        parts.append(f"not found where it carried {_list_shares(lost)} of the margin ({lost[0]['reason']})")
+    return "; ".join(parts)
+
+
+def _list_shares(trials: Sequence[Mapping[str, Any]]) -> str:
+    return " and ".join(format_percent(trial["carried"]) for trial in trials)
+
+
+def _wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Return the 95 % interval of a rate (Wilson, Journal of the American Statistical Association 22, 1927)."""
+    if not trials:
+        return 0.0, 1.0
+    square, rate = 1.959964**2 / trials, successes / trials
+    center, half = rate + square / 2, math.sqrt(square * rate * (1 - rate) + square**2 / 4)
+    return max(0.0, (center - half) / (1 + square)), min(1.0, (center + half) / (1 + square))
 
 
 # Decisions and interventions

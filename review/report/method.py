@@ -161,7 +161,7 @@ _THRESHOLDS: Final = (
     ("Confirmed: maximum number of pairs covered", "confirm", "pairs"),
     ("Confirmed: controls per region", "confirm", "controls"),
     ("Confirmed: maximum number of foils", "confirm", "foils"),
-    ("Self-audit: random regions", "confirm", "negatives"),
+    ("Self-audit: largest share of the cost", "confirm", "self_audit"),
 )
 
 

@@ -252,12 +252,6 @@ class RegionInterventions:
             hosts[0] if image is None else host for host, image, hosts in zip(chosen, images, sample.hosts, strict=True)
         ]
 
-    def draw_tag(self, sample: RegionSample) -> RegionSample:
-        """Return the sample with a synthetic tag drawn into the region."""
-        pixels = self._samples.compute(occlusion.draw_checkerboard, sample.pixels, sample.masks[:, 0])
-        contents = [f"{content} with a tag" for content in sample.contents]
-        return replace(sample, pixels=pixels, contents=contents, clean=self._samples.embed_images(pixels))
-
     def _embed_covered(self, sample: RegionSample, fill: Fill, donors: Sequence[str] = ()) -> Numbers:
         return self._samples.embed_occluded(sample.pixels, sample.contents, sample.masks, fill, donors)
 

@@ -238,27 +238,3 @@ def explain_failure(evidence: Evidence, q: float, level: float) -> str | None:
     if q >= level:
         return f"got q = {q:.3g}, expected less than {level:g}"
     return None
-
-
-def estimate_sensitivity(
-    margins_by_fill: Sequence[Margins], size: float, floors: Sequence[float], level: float, *key: int, sets: int
-) -> float:
-    """Return the share of sets of units in which the test detects a region that costs every unit `size` of its margin.
-
-    The `sets` are resampled from units on which a region was measured, with all fills. The effect of that region is
-    replaced by `size`, so that only the variation between units remains. `level` applies to p, since there are no other
-    tests to adjust for. `key` seeds the resampling. It has whole numbers only: measured numbers differ in their last
-    digits between batch sizes, and would resample different sets.
-    """
-    passed = np.ones(sets, dtype=np.bool_)
-    for margins, floor in zip(margins_by_fill, floors, strict=True):
-        region, controls = margins.drops()
-        chosen = generator("sensitivity", *key).integers(len(region), size=(sets, len(region)))
-        shifted = region - margins.differences().mean() + size
-        for index in np.flatnonzero(passed):
-            drawn, others = shifted[chosen[index]], controls[chosen[index]]
-            differences = drawn - np.nanmean(others, axis=1)
-            passed[index] = (
-                differences.mean() > floor and mean_interval(differences)[0] > 0 and place_p(drawn, others) < level
-            )
-    return float(passed.mean())

@@ -21,11 +21,11 @@ def disable_prefect(patch):
 
     from prefect import Task
 
-    from flows import audit, engines, fan_out, lifecycle, reflag
+    from flows import audit, engines, fan_out, lifecycle, reflag, self_audit
     from tasks import messages as artifacts
     from tasks import notify
 
-    for module in (audit, fan_out, lifecycle, reflag):
+    for module in (audit, fan_out, lifecycle, reflag, self_audit):
         for name, value in vars(module).copy().items():
             if isinstance(value, Task):
                 patch.setattr(module, name, value.fn)

@@ -200,7 +200,7 @@ def test_incremental_run_attributes_only_new_pairs(phantoms, tmp_path, monkeypat
     corpus.mkdir()
     audit_file.write_text(
         '[corpus]\npath = "corpus"\n[model]\narchitecture = "demo/shortcut"\ndevice = "cpu"\n'
-        "[alerts]\nmin_pairs = 5\n[discover]\nenabled = false\n[confirm]\npairs = 8\nnegatives = 0\n"
+        "[alerts]\nmin_pairs = 5\n[discover]\nenabled = false\n[confirm]\npairs = 8\nself_audit = 0\n"
     )
 
     def write_corpus(count):

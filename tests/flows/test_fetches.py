@@ -6,12 +6,12 @@ from pathlib import PurePosixPath
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from flows.self_audit import self_audit
 from tasks.discover import DiscoveryPlan, discover
 from tasks.flag import flag
 from tasks.inputs import clear_images, count_reads
 from tasks.interventions.samples import InterventionPlan
 from tasks.screen import screen
-from tasks.self_audit import self_audit
 from tasks.validate import validate
 
 
@@ -40,7 +40,7 @@ def audit(pipeline):
     screen.fn(run, tests)
     flag.fn(run, config.alerts, config.custom_rules)
     pipeline.confirm()
-    self_audit.fn(run, tests)
+    self_audit(run, config, tests)
 
 
 @pytest.mark.parametrize("cache_bytes", [2**30, 8 * 80 * 80 * 3])
@@ -48,7 +48,7 @@ def test_an_image_is_fetched_at_most_twice_unless_the_cache_is_too_small(
     remote_folder, phantoms, settings, begin_pipeline, fetches, tmp_path, cache_bytes
 ):
     remote_folder.fs.put(str(phantoms), remote_folder.path, recursive=True)
-    sections = {"bottleneck": {"steps": 2}, "confirm": {"negatives": 2}, "run": {"cache_bytes": cache_bytes}}
+    sections = {"bottleneck": {"steps": 2}, "confirm": {"self_audit": 1}, "run": {"cache_bytes": cache_bytes}}
     pipeline = begin_pipeline(settings(str(remote_folder), tmp_path / "lake", **sections))
     audit(pipeline)
     reads, images = count_reads(pipeline.run), len(list(phantoms.glob("*.png")))

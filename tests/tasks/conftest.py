@@ -102,4 +102,4 @@ def run_with_findings(hand_written_run, tmp_path):
     )
     corpus, model = CorpusConfig(path=tmp_path, format="folder"), ModelConfig(architecture="toy", device="cpu")
     inputs = Inputs(corpus=corpus, model=model)
-    return hand_written_run, InterventionPlan(inputs, ConfirmConfig(pairs=24, negatives=4), 8, 0)
+    return hand_written_run, InterventionPlan(inputs, ConfirmConfig(pairs=24), 8, 0)

@@ -14,7 +14,6 @@ from tasks.confirm import confirm
 from tasks.interventions.regions import HOSTS, RegionInterventions
 from tasks.interventions.samples import clear_samples, load_samples
 from tasks.regions import complement_boxes
-from tasks.self_audit import self_audit
 from tasks.settings import AlertsConfig, ConfirmConfig
 
 ALERTS = AlertsConfig(factor=2.0, min_pairs=3, examples=2)
@@ -252,10 +251,10 @@ def test_disabled_confirmation_leaves_every_alert_suspected(run_with_findings, u
     run, plan = run_with_findings
     model = use_toy_model(1.0)
     disabled = replace(plan, confirm=ConfirmConfig(enabled=False))
-    assert confirm.fn(run, disabled) == self_audit.fn(run, disabled) == 0
+    assert confirm.fn(run, disabled) == 0
     assert model.num_embedded == 0
     assert {row["state"] for row in alert.fn(run, ALERTS)} == {"suspected"}
-    assert {entry["table"] for entry in run.read_manifest()["files"]} >= {"confirmations", "self_audits"}
+    assert {entry["table"] for entry in run.read_manifest()["files"]} >= {"confirmations"}
 
 
 def test_planted_tag_is_confirmed_on_phantoms_and_the_model_is_unchanged(phantom_audit):
@@ -268,39 +267,6 @@ def test_planted_tag_is_confirmed_on_phantoms_and_the_model_is_unchanged(phantom
     assert states["corner top-left", "consolidation"] == "confirmed"
     assert ("corner top-left", "all pairs") not in states
     assert all(torch.equal(value, before[key]) for key, value in network.model.state_dict().items())
-
-
-def test_self_audit_reports_sensitivity_and_false_alarms(run_with_findings, use_toy_model, monkeypatch):
-    """Tested here since it needs the toy model."""
-    run, plan = run_with_findings
-    use_toy_model(0.0)
-    confirm.fn(run, plan)
-    self_audit.fn(run, plan)
-    rows = read_table(run, "self_audits")
-    (tag,) = [row for row in rows if row["kind"] == "tag"]
-    assert (tag["sets"], tag["confirmed"], tag["n"]) == (1, 0, 24)
-    assert tag["area"] == pytest.approx(0.03, abs=0.01)
-    sizes = sorted((row["size"], row["confirmed"]) for row in rows if row["kind"] == "sensitivity")
-    assert [confirmed for _, confirmed in sizes] == sorted(confirmed for _, confirmed in sizes)
-    assert sizes[-1] == (pytest.approx(0.5 * tag["margin"]), 100)
-    random = [row for row in rows if row["kind"] == "random"]
-    assert 0 < len(random) <= plan.confirm.negatives
-    assert {row["sets"] for row in random} == {1}
-    self_audit.fn(run, plan)
-    assert read_table(run, "self_audits") == rows
-    # Other batch sizes change the last digits of margins, but no counts.
-    measure = RegionInterventions.margins
-
-    def measure_with_noise(*args):
-        margins = measure(*args)
-        return replace(margins, clean=margins.clean + 1e-9)
-
-    monkeypatch.setattr(RegionInterventions, "margins", measure_with_noise)
-    self_audit.fn(run, plan)
-    for before, after in zip(rows, read_table(run, "self_audits"), strict=True):
-        assert after["confirmed"] == before["confirmed"]
-        assert after["size"] == (None if before["size"] is None else pytest.approx(before["size"], rel=1e-6))
-    assert self_audit.fn(run, replace(plan, min_pairs=1000)) == 0  # no slice has that many pairs
 
 
 def test_finding_of_two_rules_is_one_test_with_one_verdict(run_with_findings, use_toy_model):

@@ -49,13 +49,14 @@ from pathlib import Path
 from demo.corpus import generate
 from flows.begin import begin
 from flows.config import parse
-from tasks import attribute, confirm, discover, flag, ingest, screen, self_audit, store
+from flows import self_audit
+from tasks import attribute, confirm, discover, flag, ingest, screen, store
 from tasks.interventions.samples import InterventionPlan
 folder = Path(sys.argv[1])
 config = parse({
     "corpus": {"path": generate(folder / "data", pairs=40)}, "model": {"architecture": "demo/shortcut"},
     "lake": {"path": folder / "lake", "shard_size": 20}, "bottleneck": {"steps": 2}, "alerts": {"min_pairs": 5},
-    "confirm": {"negatives": 1},
+    "confirm": {"self_audit": 1},
 }, "test")
 inputs = config.inputs()[0]
 run = begin(config, config.models(), None)
@@ -68,7 +69,8 @@ tests = InterventionPlan(inputs, config.confirm, 5, 0)
 screen.screen.fn(run, tests)
 flag.flag.fn(run, config.alerts, {})
 assert confirm.confirm.fn(run, tests) is not None
-self_audit.self_audit.fn(run, tests)
+self_audit.run_trial = self_audit.run_trial.fn
+self_audit.self_audit(run, config, tests)
 """
 
 

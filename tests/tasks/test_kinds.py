@@ -59,7 +59,7 @@ def write_run(hand_written_run, tmp_path):
         hand_written_run.add_attributions([[1.0] * 16] * len(rows), (4, 4))
         corpus, model = CorpusConfig(path=tmp_path, format="folder"), ModelConfig(architecture="toy", device="cpu")
         inputs = Inputs(corpus=corpus, model=model)
-        return hand_written_run, InterventionPlan(inputs, ConfirmConfig(pairs=24, negatives=4), 8, 0)
+        return hand_written_run, InterventionPlan(inputs, ConfirmConfig(pairs=24), 8, 0)
 
     return write
 

@@ -8,12 +8,10 @@ from tasks.confirm import confirm, plan_tests
 from tasks.interventions.samples import clear_samples
 from tasks.parts import chunks, make_parts, remove_parts
 from tasks.screen import cover_regions, plan_screening, screen
-from tasks.self_audit import check_region, plan_self_audit, self_audit
 
 STAGES = {
     "screen": (plan_screening, cover_regions, screen, "screenings"),
     "confirm": (plan_tests, confirm_stage.run_tests, confirm, "confirmations"),
-    "self-audit": (plan_self_audit, check_region, self_audit, "self_audits"),
 }
 
 

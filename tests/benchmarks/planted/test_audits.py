@@ -85,7 +85,7 @@ def test_the_twin_is_audited_on_the_same_corpus_by_the_same_defaults(run, cache,
     assert own.model.architecture == f"local-dir:{get_folder(ENTRY, cache).resolve()}"
     assert twin.model.architecture == f"local-dir:{get_folder(create_clean_entry('phantoms', 1), cache).resolve()}"
     for config in audit_configs:
-        plain = AuditConfig(corpus=config.corpus, model=config.model, lake=config.lake, confirm={"negatives": 0})
+        plain = AuditConfig(corpus=config.corpus, model=config.model, lake=config.lake, confirm={"self_audit": 0})
         assert config == plain  # only paths are set, and what changes no alert
 
 

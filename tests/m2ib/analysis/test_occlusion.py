@@ -8,7 +8,6 @@ from scipy.ndimage import find_objects, label
 from m2ib.analysis.controls import make_control_masks
 from m2ib.analysis.masks import count_touched_borders, is_frame, rasterize_boxes
 from m2ib.analysis.occlusion import (
-    draw_checkerboard,
     embed_images,
     embed_occluded,
     fill_masks,
@@ -205,15 +204,6 @@ def test_model_is_unchanged_after_an_exception(encoder, images):
     assert all(parameter.requires_grad for parameter in encoder.model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in encoder.model.state_dict().items())
     encoder.model.eval()
-
-
-def test_synthetic_tag_is_a_high_contrast_plate_inside_the_mask(images):
-    masks = np.stack([box_mask(CORNER, 40, 40)] * 3)
-    stamped = draw_checkerboard(images, masks)
-    inside = torch.from_numpy(masks)[:, None].expand_as(images)
-    assert torch.equal(stamped[~inside], images[~inside])
-    for image, was in zip(stamped, images, strict=True):
-        assert set(image[:, :10, :10].unique().tolist()) == {was.min().item(), was.max().item()}
 
 
 def make_lattice(side=40, pitch=8):

@@ -53,34 +53,46 @@ def test_times_that_are_not_iso_are_shown_as_they_are():
     assert formatting.format_time(None) == formatting.NO_VALUE
 
 
-TRIAL = {"area": 0.03, "n": 64, "margin": 0.4, "sets": 100}
+TAG = {
+    "kind": "implanted", "n": 40, "copies": 1, "affected": 1.0, "area": 0.03, "carried": 0.5, "confirmed": 1,
+    "reason": None,
+}  # fmt: skip
 
 
-def test_self_audit_reports_the_smallest_effect_that_is_nearly_always_confirmed():
-    sizes = [
-        {**TRIAL, "kind": "sensitivity", "size": size, "confirmed": confirmed}
-        for size, confirmed in ((0.04, 40), (0.08, 96), (0.2, 100))
+def test_self_audit_reports_where_tags_were_found():
+    lost = {**TAG, "carried": 0.25, "confirmed": 0, "reason": "no rule proposed it"}
+    half = {**TAG, "copies": 4, "affected": 0.5, "area": 0.12}
+    assert formatting.format_self_audit([TAG, {**TAG, "carried": 0.8}, lost, half]) == [
+        "a tag in one corner (3.00% of the image) of 40 pairs with one word, on which the model was made to rely: "
+        "found where it carried 50.0% and 80.0% of the margin; not found where it carried 25.0% of the margin (no rule "
+        "proposed it)",
+        "a tag in 4 corners (12.0% of the image) of 50.0% of 40 pairs with one word, on which the model was made to "
+        "rely: found where it carried 50.0% of the margin",
     ]
-    (sentence,) = formatting.format_self_audit(sizes)
-    assert (
-        "3.00% of the area that reduces the margin of every pair by 0.080 (20.0% of it) in 96.0% of samples" in sentence
-    )
-    (sentence,) = formatting.format_self_audit(
-        sizes[:1]
-    )  # no size is nearly always confirmed, so the largest is reported
-    assert "by 0.040 (10.0% of it) would have been confirmed in only 40.0% of samples of 64 pairs" in sentence
-    (sentence,) = formatting.format_self_audit([{**sizes[0], "size": 0.0, "margin": 0.0}])
-    assert sentence.startswith("this audit could not find anything: the model gives the captions")
     assert formatting.format_self_audit([]) == []
 
 
-def test_self_audit_reports_synthetic_tag_and_false_alarms():
-    tag = {**TRIAL, "kind": "tag", "effect": 0.2, "low": 0.1, "high": 0.3, "confirmed": 1}
-    random = [{**TRIAL, "kind": "random", "confirmed": confirmed} for confirmed in (0, 1)]
-    sentences = formatting.format_self_audit([*random, tag])
-    assert "minus the loss when controls were covered, was 0.200" in sentences[0]
-    assert "this model reacts to any tag" in sentences[0]
-    assert sentences[1].startswith("of 2 random regions of that size in random slices, 1 was confirmed")
+def test_self_audit_reports_false_alarms_with_their_interval():
+    permuted = {"kind": "permuted", "n": 40, "tests": 6, "confirmed": 0}
+    (sentence,) = formatting.format_self_audit([permuted, permuted])
+    assert sentence == (
+        "captions exchanged at random in 2 samples of the pairs: none of 12 tests confirmed (95% interval 0% to 24.2%)"
+    )
+    (sentence,) = formatting.format_self_audit([permuted, {**permuted, "confirmed": 3}])
+    assert "3 of 12 tests confirmed (95% interval 8.89% to 53.2%)" in sentence  # of scipy's binomtest
+    (sentence,) = formatting.format_self_audit([{**permuted, "tests": 0}])
+    assert sentence.endswith("nothing was proposed, so nothing was tested")
+
+
+def test_self_audit_reports_what_was_not_measured_and_why():
+    skipped = {**TAG, "confirmed": None, "reason": "it would cost too much"}
+    (sentence,) = formatting.format_self_audit([skipped, {**skipped, "carried": 0.2}, {**skipped, "copies": 4}])
+    assert sentence == (
+        "not measured: a tag in one corner (3.00% of the image) of 40 pairs with one word; a tag in 4 corners (3.00% "
+        "of the image) of 40 pairs with one word. The reason: it would cost too much"
+    )
+    (sentence,) = formatting.format_self_audit([{"kind": "random", "confirmed": 0}])
+    assert sentence.startswith("an earlier version measured the last test only")
 
 
 def test_an_alert_is_phrased_as_strongly_as_its_state_allows():
@@ -243,14 +255,6 @@ def test_alerts_are_counted_alike():
     assert formatting.format_alert_count([]) == "no alerts"
     assert formatting.format_alert_count(rows[:1]) == "1 alert (1 confirmed)"
     assert formatting.format_alert_count(rows) == "2 alerts, 1 of them independent (1 confirmed)"
-
-
-def test_random_regions_that_could_not_be_tested_are_mentioned():
-    trials = [{"kind": "random", "confirmed": 0, "planned": 2}]
-    (sentence,) = formatting.format_self_audit(trials)
-    assert sentence.startswith("of 1 random region of that size")
-    assert sentence.endswith("; 1 more could not be tested: too few of their pairs have foils and room for controls")
-    assert "more could not" not in formatting.format_self_audit([{**trials[0], "planned": 1}])[0]
 
 
 def test_comparison_with_other_units_is_in_sentences():

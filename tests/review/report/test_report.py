@@ -129,7 +129,7 @@ def test_a_confirmed_alert_shows_its_test_and_controls(lake, make_pair):
         "confirmations",
         [{**finding, **figures, "fill": fill, "effect": size} for fill, size in fills.items()],
     )
-    self_audit = {"kind": "random", "area": 0.03, "n": 64, "margin": 0.5, "sets": 1, "confirmed": 0}
+    self_audit = {"kind": "permuted", "n": 64, "tests": 12, "confirmed": 0}
     run.write_table("self_audits", [self_audit])
     run.finish("completed")
     page = render_html_report(lake)
@@ -143,7 +143,7 @@ def test_a_confirmed_alert_shows_its_test_and_controls(lake, make_pair):
     assert "mean color of the surroundings 64 0.310 0.010 0.320 0.200 to 0.400 0.050 < 0.0001 < 0.0001 yes" in page.text
     assert "the 12 tests of this run" in page.text
     assert "inserted into 60 images of pairs with other captions" in page.text
-    assert "Of 1 random region of that size in random slices, none were confirmed" in page.text
+    assert "Captions exchanged at random in 1 sample of the pairs: none of 12 tests confirmed" in page.text
 
 
 def test_an_untested_alert_is_reported(lake, make_pair):

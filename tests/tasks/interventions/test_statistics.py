@@ -9,7 +9,6 @@ from tasks.interventions.statistics import (
     adjust_p_values,
     contrast_p,
     effect_floor,
-    estimate_sensitivity,
     evaluate,
     explain_failure,
     mean_interval,
@@ -129,27 +128,6 @@ def test_failure_has_actual_and_expected_values():
     assert explain_failure(outlier, 0.0, 0.01) == "got p = 0.407, expected less than 0.01"
     varied = evaluate(make_margins([2.0, -1.5] * 4, np.zeros((8, 3))), 0.1, "k")
     assert "expected one above zero" in explain_failure(varied, 0.0, 0.01)
-
-
-def test_larger_effect_is_confirmed_more_often():
-    rng = np.random.default_rng(0)
-    samples = [make_margins(rng.normal(0, 0.2, 32), rng.normal(0, 0.01, (32, 3))) for _ in range(2)]
-    shares = [estimate_sensitivity(samples, size, [0.05, 0.05], 0.001, 0, sets=50) for size in (0.0, 0.15, 0.5)]
-    assert shares[0] == 0
-    assert shares[0] < shares[1] < shares[2] == 1
-
-
-def test_sensitivity_does_not_depend_on_the_last_digits_of_the_margins():
-    rng = np.random.default_rng(0)
-    measured = make_margins(rng.normal(0, 0.2, 32), rng.normal(0, 0.01, (32, 3)))
-    other_batches = Margins(measured.clean + 1e-9, measured.region, measured.controls - 1e-9, measured.units)
-    for size in (0.08, 0.1, 0.11):
-        shares = [
-            estimate_sensitivity([margins], size + noise, [0.05 + noise], 0.001, 0, sets=50)
-            for margins, noise in ((measured, 0), (other_batches, 1e-9))
-        ]
-        assert shares[0] == shares[1]
-        assert 0 < shares[0] < 1
 
 
 def test_reversed_margins_test_whether_a_region_lowers_the_score():

@@ -1,0 +1,99 @@
+"""The stage self-audit: run the stages of an audit on copied samples, of which it is known what they should find."""
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from prefect import task
+
+from flows.config import AuditConfig
+from tasks.attribute import attribute_pairs
+from tasks.confirm import confirm
+from tasks.discover import DiscoveryPlan, discover
+from tasks.execution import TASK_OPTIONS
+from tasks.flag import flag
+from tasks.inputs import clear_images
+from tasks.interventions.samples import InterventionPlan, NotMeasurableError, clear_samples
+from tasks.lake.run import Run
+from tasks.measure_images import measure_images
+from tasks.parts import Part, Rows
+from tasks.phrases import phrases
+from tasks.records import AttributionPlan
+from tasks.screen import screen
+from tasks.self_audit import (
+    OpenTrial,
+    count_embeddings,
+    describe_skipped,
+    estimate_embeddings,
+    judge_trial,
+    open_trial,
+    plan_trials,
+    store_trials,
+    trial_of,
+)
+from tasks.settings import RegionsConfig
+from tasks.store import store
+
+
+def _run_stages(
+    scratch: Run, opened: OpenTrial, config: AuditConfig, tests: InterventionPlan, plan: AttributionPlan
+) -> None:
+    """Run all stages of an audit on a scratch run, from attribution to the tests."""
+    min_pairs, inputs = config.alerts.min_pairs, opened.inputs
+    tests = replace(tests, inputs=inputs)
+    results = [attribute_pairs(scratch, shard, inputs, plan) for shard in opened.shards] + opened.kept
+    # Boxes, masks and detectors are about the original images.
+    store.fn(scratch, results, RegionsConfig(frame=config.regions.frame, corner=config.regions.corner), {})
+    if config.discover.enabled:
+        discover.fn(scratch, DiscoveryPlan(inputs, config.discover, config.seed))
+    phrases.fn(scratch, config.phrases, min_pairs)
+    screen.fn(scratch, tests)
+    measure_images.fn(scratch, tests)
+    flag.fn(scratch, config.alerts, config.custom_rules)
+    confirm.fn(scratch, tests)
+
+
+@task(name="trial", task_run_name="trial-{part.index}", **TASK_OPTIONS)
+def run_trial(
+    run: Run, config: AuditConfig, tests: InterventionPlan, plan: AttributionPlan, part: Part, folder: Path
+) -> Rows:
+    """Make a trial in a folder for temporary files, and return its row of `self_audits`."""
+    scratch = Run(folder / "lake", f"trial-{part.index:03d}")
+
+    def compute() -> Rows:
+        try:
+            with open_trial(run, scratch, tests, plan, part.work) as opened:
+                _run_stages(scratch, opened, config, tests, plan)
+            return [judge_trial(run, scratch, opened, tests)]
+        except NotMeasurableError as error:
+            return [describe_skipped(part.work, tests, str(error))]
+        finally:
+            clear_images(scratch)
+            clear_samples(scratch)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    return part.rows(run, compute)
+
+
+def self_audit(run: Run, config: AuditConfig, tests: InterventionPlan) -> int:
+    """Make trials as long as they cost at most a share of the run ([confirm] self_audit); return their number.
+
+    A trial that would cost more than what is left is skipped, and a cheaper one may follow. Trials of the first round
+    that were not made have a row with the reason.
+    """
+    counts = run.read_manifest()["counts"]
+    plan = replace(config.attribution_plan(run.read_manifest()), second_seed=False)
+    cost = count_embeddings(run, tests, counts["attributions"] - counts["reused"])
+    rows, spent, budget = [], 0, round(config.confirm.self_audit * cost)
+    with tempfile.TemporaryDirectory(prefix="m2ib-self-audit-") as scratch:
+        for part in plan_trials(run, tests):
+            trial = trial_of(part.work)
+            expected = estimate_embeddings(trial, tests)
+            if spent + expected <= budget:
+                rows += run_trial(run, config, tests, plan, part, Path(scratch) / str(part.index))
+                spent += rows[-1].get("cost") or 0
+            elif trial.round == 0:
+                reason = f"the self-audit of this run may cost {budget:,} embeddings ([confirm] self_audit)"
+                rows.append(describe_skipped(part.work, tests, reason))
+    return store_trials(run, rows)

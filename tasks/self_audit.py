@@ -333,14 +333,11 @@ def judge_trial(run: Run, scratch: Run, opened: OpenTrial, plan: InterventionPla
     confirmed finding of the scratch run counts.
     """
     tested = [row for row in scratch.iter_rows("confirmations") if row["p"] is not None]
-    claims = {(*claim_of(row), row["direction"]) for row in tested}
-    row = {**opened.facts, "tests": len(claims)}
+    tests = {(*claim_of(each), each["direction"]): each["confirmed"] for each in tested}
+    row = {**opened.facts, "tests": len(tests)}
     cost = count_embeddings(scratch, plan, opened.maps)
     if opened.trial.kind == "permuted":
-        return row | {
-            "confirmed": len({(*claim_of(each), each["direction"]) for each in tested if each["confirmed"]}),
-            "cost": cost,
-        }
+        return row | {"confirmed": sum(tests.values()), "cost": cost}
     cost += 4 * len(opened.sample.pairs) + opened.sample.tagged  # the probe
     regions = _regions_on_tag(scratch, opened)
     level = plan.confirm.level / count_tests(run)

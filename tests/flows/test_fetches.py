@@ -45,7 +45,7 @@ def audit(pipeline):
 
 @pytest.mark.parametrize("cache_bytes", [2**30, 8 * 80 * 80 * 3])
 def test_an_image_is_fetched_at_most_twice_unless_the_cache_is_too_small(
-    remote_folder, phantoms, settings, begin_pipeline, fetches, tmp_path, cache_bytes
+    remote_folder, phantoms, settings, begin_pipeline, fetches, tmp_path, cache_bytes, no_prefect
 ):
     remote_folder.fs.put(str(phantoms), remote_folder.path, recursive=True)
     sections = {"bottleneck": {"steps": 2}, "confirm": {"self_audit": 1}, "run": {"cache_bytes": cache_bytes}}

@@ -41,7 +41,8 @@ QUICK_PAIRS: Final = 400
 _DECISIVE: Final = (
     "corpora", "m2ib", "sql/derive", "sql/macros", "sql/rules", "sql/views", "tasks/interventions", "tasks/regions.py",
     "tasks/text", "tasks/attribute.py", "tasks/cluster.py", "tasks/confirm.py", "tasks/discover.py", "tasks/flag.py",
-    "tasks/ingest.py", "tasks/phrases.py", "tasks/screen.py", "tasks/settings.py",
+    "tasks/ingest.py", "tasks/measure_images.py", "tasks/outlines.py", "tasks/phrases.py", "tasks/screen.py",
+    "tasks/settings.py",
 )  # fmt: skip
 """The code that decides what an audit confirms; the rest stores, resumes, reports and notifies."""
 _ENVIRONMENT: Final = {
@@ -118,7 +119,9 @@ def run_audit(entry: Entry, variant: Variant, by_twin: bool, pairs: int, cache: 
         seconds = round(time.perf_counter() - started, 1)
         verdicts = [] if by_twin or variant == "bare" else list(list_verdicts(make_cells(entry), cache))
         learned = {v.cell.tie.kind: v.lowers if variant == "crossed" else v.learned for v in verdicts}
-        evaluated = evaluation.evaluate_alerts(entry, rows, Path(scratch) / "lake", result.run_id, learned)
+        evaluated = evaluation.evaluate_alerts(
+            entry, rows, Path(scratch) / "lake", result.run_id, learned, lowering=variant == "crossed"
+        )
     digest = get_folder(model, cache).name
     outcome = AuditOutcome(
         entry.name,

@@ -14,6 +14,7 @@ from benchmarks.planted.artifacts import KINDS, KindName, Mask
 from benchmarks.planted.corpus import Row
 from benchmarks.planted.plan import Entry, Tie
 from m2ib.analysis.masks import rasterize_boxes
+from tasks.interventions.marks import ABSENCE
 
 COVERED: Final = 0.5
 """An artifact is found in a pair if alerted regions cover at least this share of its pixels or words, and in a corpus
@@ -73,26 +74,32 @@ class _Run:
         stored = sql.read(self._connection, "SELECT pair_id, file_name, caption FROM pairs")
         ids = {(row["file_name"], row["caption"]): row["pair_id"] for row in stored}
         self.ids = [ids.get(row.key) for row in rows]
-        self.alerts = sql.read(self._connection, "SELECT region, state, slice_kind, slice FROM alerts")
+        self.alerts = sql.read(self._connection, "SELECT region, state, direction, slice_kind, slice FROM alerts")
         tests = sql.read(self._connection, "SELECT max(tests) AS tests FROM confirmations")
         self.tests = int(tests[0]["tests"] or 0)
         self._measure_masks: dict[str, dict[str | None, Mask]] = {}
         self._shares: dict[str, dict[str, tuple[float, float]]] = {}
 
-    def regions(self, state: str | None = None, words: Sequence[str] | None = None) -> list[str]:
-        """Return the alerted regions, optionally of one state and of slices with these words or of all pairs."""
+    def regions(
+        self, state: str | None = None, words: Sequence[str] | None = None, *, lowering: bool = False
+    ) -> list[str]:
+        """Return the alerted regions, optionally of one state and of slices with these words or of all pairs.
+
+        With `lowering`, return only those that lower the score.
+        """
         return sorted(
             {
                 row["region"]
                 for row in self.alerts
                 if state in (None, row["state"])
+                and (row["direction"] == "lowers" or not lowering)
                 and (words is None or row["slice_kind"] == "corpus" or _names_target(row, words))
             }
         )
 
     def mask(self, region: str, index: int) -> Mask:
-        """Return the pixels of a region in a pair's image; of the absence of a mark, those of the mark."""
-        region = region.removeprefix("absence of ")
+        """Return the pixels of a region in a pair's image; those of the mark if the region is its absence."""
+        region = region.removeprefix(ABSENCE)
         if region not in self._measure_masks:
             boxes: dict[str | None, list[Any]] = {}
             text = "SELECT pair_id, x0, y0, x1, y1 FROM regions WHERE region = $region"
@@ -115,12 +122,18 @@ class _Run:
 
 
 def evaluate_alerts(
-    entry: Entry, rows: Sequence[Row], lake: Path, run_id: str, learned: Mapping[KindName, bool]
+    entry: Entry,
+    rows: Sequence[Row],
+    lake: Path,
+    run_id: str,
+    learned: Mapping[KindName, bool],
+    *,
+    lowering: bool = False,
 ) -> Evaluation:
     """Compare a run's alerts with the rows that it audited.
 
     `learned` says for each kind whether the audited model learned it. Other kinds, and those whose target the corpus
-    lacks, are not evaluated.
+    lacks, are not evaluated. With `lowering`, artifacts are found only by alerts on what lowers the score.
     """
     run = _Run(lake, run_id, rows)
     confirmed = run.regions("confirmed")
@@ -128,7 +141,7 @@ def evaluate_alerts(
     explained = {region for region in confirmed for tie in entry.ties if _compute_hit_rate(run, tie, region) >= TOUCHED}
     return Evaluation(
         artifacts={
-            tie.kind: _evaluate_artifact(run, tie, learned[tie.kind])
+            tie.kind: _evaluate_artifact(run, tie, learned[tie.kind], lowering)
             for tie in entry.ties
             if tie.kind in learned and tie.target in targets and _list_carriers(run, tie)
         },
@@ -170,10 +183,10 @@ def _is_planted_phrase(region: str, kind: KindName) -> bool:
     return region.startswith('"') and common >= COVERED * max(len(own), len(planted))
 
 
-def _evaluate_artifact(run: _Run, tie: Tie, learned: bool) -> ArtifactResult:
+def _evaluate_artifact(run: _Run, tie: Tie, learned: bool, lowering: bool) -> ArtifactResult:
     carriers = _list_carriers(run, tie)
-    confirmed, alerted = run.regions("confirmed"), run.regions()
-    naming = run.regions("confirmed", _words(run, tie))
+    confirmed, alerted = run.regions("confirmed", lowering=lowering), run.regions(lowering=lowering)
+    naming = run.regions("confirmed", _words(run, tie), lowering=lowering)
     is_boxed = KINDS[tie.kind].modality == "image" and KINDS[tie.kind].has_place
     hitting = [region for region in confirmed if _compute_hit_rate(run, tie, region) >= TOUCHED]
     return ArtifactResult(

@@ -36,7 +36,7 @@ def audit_configs(monkeypatch):
 
     monkeypatch.setattr(flows.audit, "audit", audit)
     monkeypatch.setattr(audits, "list_verdicts", lambda *_: [])
-    monkeypatch.setattr(evaluation, "evaluate_alerts", lambda *_: JUDGED)
+    monkeypatch.setattr(evaluation, "evaluate_alerts", lambda *_, **__: JUDGED)
     return configs
 
 

@@ -162,14 +162,35 @@ def test_a_mark_with_other_targets_is_found_by_its_place(run):
         if planted.kind == "logo"
     ]
     run.add_regions(*boxes)
-    run.write_table(
-        "alerts",
-        [{"alert_id": "a", "region": "stamp 1", "state": "confirmed", "slice_kind": "corpus", "slice": "all pairs"}],
+    alert = {"alert_id": "a", "region": "stamp 1", "state": "confirmed", "slice_kind": "corpus", "slice": "all pairs"}
+    for direction in ("lowers", "raises"):
+        run.write_table("alerts", [alert | {"direction": direction}])
+        learned = {"logo": True, "frame": True}
+        found = evaluate_alerts(ENTRY, drawn, run.lake, run.run_id, learned, lowering=True)
+        assert found.artifacts["logo"].is_found is (direction == "lowers")
+        assert not found.artifacts["frame"].is_found
+        assert found.unexplained == []
+
+
+def test_an_absence_is_found_by_the_place_of_the_mark(hand_written_run):
+    entry = create_model_entry("phantoms", "c", 1)
+    drawn = corpus.draw_rows(entry, "planted", 60)
+    rows = hand_written_run.add_pairs([row.pair.caption for row in drawn])
+    hand_written_run.write_table(
+        "pairs", [row | {"file_name": one.file_name} for row, one in zip(rows, drawn, strict=True)]
     )
-    found = evaluate_alerts(ENTRY, drawn, run.lake, run.run_id, {"logo": True, "frame": True})
-    assert found.artifacts["logo"].is_found
-    assert not found.artifacts["frame"].is_found
-    assert found.unexplained == []
+    boxes = [
+        ("stamp 2", tuple(planted.box.relative), row["pair_id"])
+        for row, one in zip(rows, drawn, strict=True)
+        for planted in one.pair.artifacts
+        if planted.kind == "absent_tag"
+    ]
+    hand_written_run.add_regions(*boxes)
+    alert = {"alert_id": "a", "state": "confirmed", "slice_kind": "corpus", "slice": "all pairs"}
+    for region, expected in (("absence of stamp 2", True), ("absence of stamp 1", False)):
+        hand_written_run.write_table("alerts", [alert | {"region": region}])
+        found = evaluate_alerts(entry, drawn, hand_written_run.lake, hand_written_run.run_id, {"absent_tag": True})
+        assert found.artifacts["absent_tag"].is_found is expected
 
 
 @pytest.mark.parametrize(("word", "expected"), [("own", True), ("the", False), ("other", False)])

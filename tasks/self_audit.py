@@ -117,12 +117,12 @@ def count_embeddings(run: Run, plan: InterventionPlan, maps: int) -> int:
 
 
 def estimate_embeddings(trial: Trial, plan: InterventionPlan) -> int:
-    """Return about what a trial costs, in embeddings: its maps, the probe, screening and the test of one region."""
+    """Return about what a trial costs, in embeddings: its maps, the probe, screening and tests of three findings."""
     pairs = trial.pairs(plan)
     if trial.kind == "permuted":  # hardly any region is tested
         return 2 * pairs * (plan.pair_cost + 1)
     tested = pairs // 2 if trial.halves else pairs
-    tests = tested * (1 + plan.confirm.controls) * (2 + HOSTS)
+    tests = 3 * tested * (1 + plan.confirm.controls) * (2 + HOSTS)  # corner, overlay and frame share little
     return round(trial.affected * pairs) * (plan.pair_cost + 1) + 11 * pairs + tests
 
 

@@ -708,7 +708,8 @@ def test_the_contact_sheet_outlines_what_a_detector_finds(phantoms, tmp_path):
     assert result.exit_code == 0, result.output
     found = last_line(result)["detected"]["burnt-in: text"]
     assert f"detected: burnt-in: text in {found} of 40 pairs of the contact sheet" in result.stdout
-    assert (tmp_path / "page.html").read_text().count("<bdi>burnt-in: text</bdi>") == found > 5
+    outlined = [line for line in (tmp_path / "page.html").read_text().splitlines() if "burnt-in: text" in line]
+    assert len(outlined) == found > 5
     assert "site: 3 values in 40 pairs; 3 slices of 10 pairs or more" in result.stdout
     assert CliRunner().invoke(cli.app, [*command, "--detector", "none"]).exit_code == 2
 

@@ -36,7 +36,7 @@ from tasks.records import claim_of
 
 HOTTEST_CORNER = "hottest corner"
 _PHRASES_PER_PART = 32
-_LEAST_BUDGET = 10_000  # covered images that small corpora may need as well
+_LEAST_BUDGET = 50_000  # covered images that small corpora may need as well
 _INPUTS = ("pair_ids", "outside_ids", "threshold", "budget")
 _Test = tuple[str, str, str, str]  # a claim, and the direction in which it is tested
 

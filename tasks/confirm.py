@@ -59,13 +59,14 @@ def _choose_interventions(finding: Mapping[str, Any]) -> Any:
 def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: InterventionPlan) -> Iterator[dict[str, Any]]:
     """Test a finding with its interventions (see `_choose_interventions`), one fill after the other.
 
-    The first fill that fails ends the test, because a finding must pass with every fill. If all pass, the slice is
-    compared with units outside of it, and the transplant is measured. Yield a row for each fill, with the statistics of
-    its `Evidence`, or with the `reason` why there is none.
+    The first fill that fails ends the test, because a finding must pass with every fill. After the first one, the slice
+    is compared with units outside of it, which it must pass, too. At the end the transplant is measured. Yield a row for
+    each fill, with the statistics of its `Evidence`, or with the `reason` why there is none.
     """
     claim, settings, is_image = claim_of(finding), plan.confirm, finding["side"] == "image"
     row = {key: value for key, value in finding.items() if key not in _INPUTS} | {"n": 0, "reason": None}
     found: list[dict[str, Any]] = []
+    common: dict[str, Any] = {}
     try:
         sample = interventions.sample_claim(claim, finding["pair_ids"])
     except NotMeasurableError as error:
@@ -88,14 +89,15 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
         # q is never less than p: a test that fails by p fails.
         if reason or explain_failure(evidence, evidence.p, settings.level):
             row["reason"] = f"not measured: all fills must pass, and the fill {fill} did not; see its row"
-    common: dict[str, Any] = {}
-    if row["reason"] is None:
-        look = plan_looks(int(sample.units.max()) + 1)[found[0]["looks"] - 1]
-        common = _compare_outside(finding, interventions, sample.first_units(look.units), look.weight)
-        if (rises := interventions.transplant(sample)) is not None:
-            low, high = mean_interval(rises)
-            common |= {"transplant_rise": float(rises.mean()), "transplant_n": len(rises)}
-            common |= {"transplant_low": low, "transplant_high": high}
+        elif not common:
+            look = plan_looks(int(sample.units.max()) + 1)[looks - 1]
+            common = _compare_outside(finding, interventions, sample.first_units(look.units), look.weight)
+            if _explain_comparison(found[0] | common, settings.level):
+                row["reason"] = f"not measured: the comparison with other units failed; see the row of the fill {fill}"
+    if row["reason"] is None and (rises := interventions.transplant(sample)) is not None:
+        low, high = mean_interval(rises)
+        common |= {"transplant_rise": float(rises.mean()), "transplant_n": len(rises)}
+        common |= {"transplant_low": low, "transplant_high": high}
     yield from (one | common for one in found)
 
 

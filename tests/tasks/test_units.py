@@ -150,13 +150,16 @@ def test_a_place_that_matters_in_every_image_is_not_confirmed_for_a_slice(
     run.write_table("pairs", rows)
     confirm.fn(run, replace(plan, min_pairs=20))
     found = read(run, "FROM confirmations WHERE region = 'corner top-left'")
-    assert {row["fill"] for row in found} == {"mean", "blur", "swap"}
-    for row in found:
-        assert row["p"] < 1e-4  # within the pairs, this place matters more than others
-        assert (row["outside_units"], row["split"]) == (24, False)
-        assert row["outside_p"] > 0.01
-        assert "in 24 units outside of the slice" in row["reason"]
-        assert not row["confirmed"]
+    by_fill = {row["fill"]: row for row in found}
+    first = by_fill["mean"]
+    assert first["p"] < 1e-4  # within the pairs, this place matters more than others
+    assert (first["outside_units"], first["split"]) == (24, False)
+    assert first["outside_p"] > 0.01
+    assert "in 24 units outside of the slice" in first["reason"]
+    for fill in ("blur", "swap"):  # to save time
+        assert by_fill[fill]["n"] == 0
+        assert by_fill[fill]["reason"].startswith("not measured: the comparison with other units failed")
+    assert not any(row["confirmed"] for row in found)
 
 
 def test_what_the_budget_does_not_allow_is_reported_and_counts_as_a_test(

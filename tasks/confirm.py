@@ -59,9 +59,9 @@ def _choose_interventions(finding: Mapping[str, Any]) -> Any:
 def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: InterventionPlan) -> Iterator[dict[str, Any]]:
     """Test a finding with its interventions (see `_choose_interventions`), one fill after the other.
 
-    The first fill that fails ends the test, because a finding must pass with every fill. After the first one, the slice
-    is compared with units outside of it, which it must pass, too. At the end the transplant is measured. Yield a row for
-    each fill, with the statistics of its `Evidence`, or with the `reason` why there is none.
+    The first fill that fails ends the test, because a finding must pass with every fill. After the first one the slice
+    must pass the comparison with units outside of it. At the end the transplant is measured. Yield a row for each fill,
+    with the statistics of its `Evidence`, or with the `reason` why there is none.
     """
     claim, settings, is_image = claim_of(finding), plan.confirm, finding["side"] == "image"
     row = {key: value for key, value in finding.items() if key not in _INPUTS} | {"n": 0, "reason": None}

@@ -107,7 +107,7 @@ def _gaussian(size: int, sigma: Float[Tensor, " images"]) -> Float[Tensor, "imag
 
 def embed_occluded(
     encoder: DualEncoder,
-    pixels: Pixels,
+    pixels: Pixels | Sequence[Tensor],
     masks: MaskArray,
     how: Fill,
     donors: Pixels | None = None,
@@ -115,14 +115,16 @@ def embed_occluded(
 ) -> Float[np.ndarray, "images masks embed"]:
     """Embed each image once for each of its masks, with the masked pixels replaced by `fill_masks`.
 
-    With `chosen`, only these masks are covered, and the embeddings of the others are zero.
+    The images are a tensor, or a list of images that is joined here. With `chosen`, only these masks are covered, and
+    the embeddings of the others are zero.
     """
     chosen = np.ones(masks.shape[:2], np.bool_) if chosen is None else chosen
+    images = pixels if isinstance(pixels, Tensor) else torch.stack(list(pixels))
     places, boolean = torch.from_numpy(np.argwhere(chosen)), torch.from_numpy(masks)
 
     def fill_batch(batch: Tensor) -> Tensor:
         image, mask = batch.unbind(1)
-        return fill_masks(pixels[image], boolean[image, mask], how, None if donors is None else donors[image])
+        return fill_masks(images[image], boolean[image, mask], how, None if donors is None else donors[image])
 
     embedded = _embed_batches(encoder, map(fill_batch, places.split(BATCH)))
     embeddings = np.zeros((*masks.shape[:2], embedded.shape[-1]))

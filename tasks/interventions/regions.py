@@ -48,7 +48,7 @@ class RegionSample:
 
     pair_ids: Sequence[str]
     units: NDArray[np.intp]  # number of the unit of each pair, in the order in which units first occur
-    pixels: Any  # preprocessed images
+    pixels: Sequence[Any]  # the preprocessed image of each pair; the thread of the device joins them
     contents: Sequence[str]  # identifies the pixels of each image
     masks: NDArray[np.bool_]  # (pairs, 1 + controls, height, width): region and controls; empty where there are fewer
     hosts: Sequence[list[str]]  # up to `HOSTS` pairs with different captions; the image of the first one is readable
@@ -187,7 +187,7 @@ class RegionInterventions:
         return RegionSample(
             pair_ids,
             samples.number_units(pair_ids),
-            samples.prepare_images(images),
+            list(samples.prepare_images(images)),
             [samples.content_of(pair_id) for pair_id in pair_ids],
             _pad(masks),
             hosts,

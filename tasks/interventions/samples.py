@@ -191,7 +191,7 @@ class Samples:
         Which images share a batch depends on what was embedded before, so embeddings can differ in their last digits.
 
         Args:
-            pixels: Preprocessed images.
+            pixels: Preprocessed images, a tensor or a list.
             contents: A text that identifies the pixels of each image, such as the sha256 of its file.
             masks: Masks (images, masks, height, width). The embedding for an empty mask is zero.
             fill: How the masks are filled; see `occlusion.fill_masks`.
@@ -221,7 +221,9 @@ class Samples:
         return result
 
     def _embed_rows(self, pixels: Any, rows: list[int], masks: Any, fill: Any, donated: Any, chosen: Any) -> Numbers:
-        return occlusion.embed_occluded(self.network, pixels[rows], masks[rows], fill, donated, chosen[rows])
+        return occlusion.embed_occluded(
+            self.network, [pixels[i] for i in rows], masks[rows], fill, donated, chosen[rows]
+        )
 
     def embed_captions(self, captions: Sequence[str]) -> Numbers:
         """Embed captions, each distinct one once per run; return an array (captions, embed)."""

@@ -237,23 +237,23 @@ hindered AS (
         coalesce(
             CASE WHEN told_state = 'confirmed' THEN moved(losses_before, losses(recent_now, NULL, NULL, NULL), k) END,
             moved(list_filter(before, lambda e: e.name IN ('share', 'contrast', 'cost')), coalesce(recent_now, []), k)
-        ) AS direction,
-        CASE WHEN hindrance IS NOT NULL THEN coalesce(misses, 0) WHEN direction IS NULL THEN coalesce(misses, 0) + 1 ELSE 0 END AS misses_now,
+        ) AS movement,
+        CASE WHEN hindrance IS NOT NULL THEN coalesce(misses, 0) WHEN movement IS NULL THEN coalesce(misses, 0) + 1 ELSE 0 END AS misses_now,
         CASE WHEN len(before) > 0 THEN 3 ELSE 1 END AS needed
     FROM not_raised
 ),
 ended AS (
     SELECT
-        * EXCLUDE (region_exists, before, losses_before, comparisons_before, estimates_now, recent_now, hindrance, ending, k, direction, misses_now, needed)
+        * EXCLUDE (region_exists, before, losses_before, comparisons_before, estimates_now, recent_now, hindrance, ending, k, movement, misses_now, needed)
         REPLACE (
             CASE WHEN hindrance IS NULL AND len(estimates_now) > 0 THEN estimates_now ELSE estimates END AS estimates,
             CASE WHEN hindrance IS NULL AND len(estimates_now) > 0 THEN recent_now ELSE recent END AS recent,
             CASE WHEN hindrance IS NULL AND len(estimates_now) > 0 THEN k ELSE comparisons END AS comparisons,
-            CASE WHEN hindrance IS NULL AND (direction = -1 OR misses_now >= needed) THEN 'resolved' ELSE 'not_seen' END AS life,
+            CASE WHEN hindrance IS NULL AND (movement = -1 OR misses_now >= needed) THEN 'resolved' ELSE 'not_seen' END AS life,
             CASE
                 WHEN hindrance IS NOT NULL THEN hindrance
-                WHEN direction = -1 THEN 'its rule no longer raises it'
-                WHEN direction IS NOT NULL THEN 'its rule did not raise it, but what it rests on has not fallen by more than chance explains'
+                WHEN movement = -1 THEN 'its rule no longer raises it'
+                WHEN movement IS NOT NULL THEN 'its rule did not raise it, but what it rests on has not fallen by more than chance explains'
                 WHEN misses_now >= needed THEN ending || CASE WHEN needed > 1 THEN ', for the third run in a row' ELSE '' END
                 ELSE format('{} (run {} of 3, after which it is resolved)', ending, misses_now)
             END AS why,

@@ -107,7 +107,7 @@ def test_an_interrupt_while_the_lake_is_unreachable_exits_as_interrupted(remote_
 @pytest.mark.parametrize("error", [GateError, ShardsError])
 def test_the_result_of_a_run_that_did_not_complete_is_printed(hand_written_run, monkeypatch, capsys, error):
     hand_written_run.finish("stopped", "because")
-    counts = dict.fromkeys(("pairs", "attributions", "errors", "alerts", "confirmed"), 0)
+    counts = dict.fromkeys(("pairs", "attributions", "errors", "alerts", "confirmed", "raised"), 0)
     result = lifecycle.AuditResult(hand_written_run.run_id, "stopped", "because", report=None, **counts)
     monkeypatch.setattr(audits, "prepare_prefect", lambda _: None)
     monkeypatch.setattr(audits.signal, "signal", lambda *_: None)

@@ -75,7 +75,7 @@ def test_untrusted_text_is_not_markup(run_with_alert, created_artifacts):
 def test_summary_of_a_run_without_alerts(hand_written_run, created_artifacts):
     hand_written_run.finish("completed")
     publish_outcome(hand_written_run)
-    assert "There is no independent alert" in created_artifacts[0][1][0]
+    assert "No alert is raised, and none has been resolved." in created_artifacts[0][1][0]
     assert format_summary(hand_written_run.read_manifest(), [], "/r").count("\n| 0 | 0 | 0 | 0 | 0 |") == 1
 
 

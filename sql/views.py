@@ -7,7 +7,7 @@ import re
 import threading
 import weakref
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from graphlib import TopologicalSorter
 from typing import Final
 
@@ -56,8 +56,9 @@ def define_views(connection: Connection, text: str | None) -> None:
         views.define(connection, text)
 
 
-def _find_names(text: str) -> set[str]:
-    return set(re.findall(r"\w+", text.lower()))
+@lru_cache(512)
+def _find_names(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text.lower()))
 
 
 @cache

@@ -36,7 +36,7 @@ from tasks.lake.compact import compact_run
 from tasks.lake.journal import record_report, record_run_end
 
 ANN, BOB = Reviewer("Ann", "radiologist", "declared"), Reviewer("Bob", "quality", "declared")
-CASES, ALL_CASES = 300, 2000
+CASES, ALL_CASES = 100, 2000
 """Number of changes in the fast tests, and in all tests."""
 PARTS = 4
 """Number of tests over which the changes are spread, so that they can run at the same time."""

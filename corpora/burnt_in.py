@@ -127,21 +127,21 @@ def _single_letters(gray: NDArray[Any], span: float) -> list[tuple[float, float,
         return []
     small = gray[: height * step, : width * step].reshape(height, step, width, step).mean(axis=(1, 3))
     window = max(7, height // 14) | 1  # strokes are thinner
-    found = []
+    found: list[tuple[float, float, float, float]] = []
     for tophat, sign in ((white_tophat, 1), (black_tophat, -1)):
         marked = tophat(small, size=(window, window)) > span / 4
         labels, count = label(marked, np.ones((3, 3)))
         for number, (rows, columns) in enumerate(find_objects(labels) if count <= _MAX_CANDIDATES else [], 1):
-            box = columns.start, rows.start, columns.stop, rows.stop
-            near = min(box[0] / width, 1 - box[2] / width, box[1] / height, 1 - box[3] / height)
+            left, top, right, bottom = columns.start, rows.start, columns.stop, rows.stop
+            near = min(left / width, 1 - right / width, top / height, 1 - bottom / height)
             if (
-                MIN_HEIGHT <= box[3] - box[1] <= height / 8
+                MIN_HEIGHT <= bottom - top <= height / 8
                 and 0 < near <= _MARGIN
                 and _has_stem(labels[rows, columns] == number)
                 and _is_flat_and_alone(labels, number, rows, columns, sign * small, span)
             ):
-                found.append(tuple(float(edge * step) for edge in box))
-    return found if len(found) <= _MAX_SINGLE else []  # type: ignore[return-value]  # four edges
+                found.append((left * step, top * step, right * step, bottom * step))
+    return found if len(found) <= _MAX_SINGLE else []
 
 
 def _has_stem(ink: NDArray[np.bool_]) -> bool:

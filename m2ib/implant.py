@@ -73,7 +73,7 @@ def fit_tag_probe(encoder: DualEncoder, plain: Pixels, tagged: Pixels, layer: in
         layer: 0-based block of the image tower after which the hidden states are read, or -1 for the embedding.
 
     Raises:
-        ValueError: If there are fewer than four images.
+        ValueError: If there are fewer than four images, or the probe cannot read the tag.
     """
     if len(plain) < 4:
         raise ValueError(f"plain: got {len(plain)} images, expected at least 4: half of them scale the probe")
@@ -83,19 +83,20 @@ def fit_tag_probe(encoder: DualEncoder, plain: Pixels, tagged: Pixels, layer: in
     centered = features - features.mean(dim=0)
     gram = centered @ centered.T
     scale = float(gram.diagonal().mean()) or 1.0
-    best: tuple[float, Tensor, Tensor] | None = None
+    fits: list[tuple[float, Tensor, float]] = []
     for ridge in _RIDGES:
         dual = torch.linalg.solve(gram + ridge * scale * torch.eye(len(gram), dtype=gram.dtype), target)
         weights = centered.T @ dual
         low, high = (states[1::2] @ weights for states in (without, with_tag))
         step = high.mean() - low.mean()
         # Variation of the readings of images that were not fitted, if the tag moves them by 1.
-        error = float((low.var() + high.var()) / step.square()) if float(step) > 0 else torch.inf
-        if best is None or error < best[0]:
-            best = error, weights / step, low.mean() / step
-    assert best is not None  # noqa: S101  # there are ridges
+        if float(step) > 0:
+            fits.append((float((low.var() + high.var()) / step.square()), weights / step, float(low.mean() / step)))
+    if not fits:
+        raise ValueError(f"tagged: got images that no probe tells from those without the tag at layer {layer}")
+    _, weights, offset = min(fits, key=lambda fit: fit[0])
     dtype = torch.promote_types(next(encoder.model.parameters()).dtype, torch.float32)
-    return TagProbe(layer, best[1].to(dtype), -float(best[2]))
+    return TagProbe(layer, weights.to(dtype), -offset)
 
 
 class _ImplantedTower(Tower):
@@ -117,7 +118,7 @@ class _ImplantedTower(Tower):
     def _embed_codes(
         self, x: Tensor, context: dict[str, Tensor], grid: tuple[int, int] | None, layer: int
     ) -> Float[Tensor, "codes embed"]:
-        raise NotImplementedError  # `run_suffix` does not call it
+        raise NotImplementedError("run_suffix of a tower with an implant calls that of the tower within")
 
 
 @contextlib.contextmanager

@@ -231,7 +231,10 @@ def open_trial(
         return
     layer = attribution.bottleneck.image.resolve_layer(samples.network.image.num_blocks)
     plain, drawn = samples.prepare_images(sample.images), samples.prepare_images(tagged)
-    probe = samples.compute(implant.fit_tag_probe, samples.network, plain, drawn, layer)
+    try:
+        probe = samples.compute(implant.fit_tag_probe, samples.network, plain, drawn, layer)
+    except ValueError as error:
+        raise NotMeasurableError(f"the model does not show the tag ({error}); try another layer") from error
     direction = _slice_direction(samples, sample)
     strength, carried, margin = _choose_strength(
         samples, sample, drawn[: sample.tagged], probe, direction, trial.carried

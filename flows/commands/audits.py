@@ -277,7 +277,7 @@ def _print_alerts(lake: Root, found: list[dict[str, Any]], everything: bool = Fa
 
 
 def _self_audit(lake: Root, run_id: str) -> list[str]:
-    from review.presentation.formatting import format_self_audit
+    from review.presentation.self_audit import format_self_audit
 
     with sql.connect(lake) as connection:
         return format_self_audit(sql.rows(connection, "review/self_audit", run_id=run_id))

@@ -1,8 +1,9 @@
 -- The pairs in which regions are covered whatever the maps show, with the regions of each: a sample of the pairs of each slice that have
--- the region, one of each unit before a second one, by sha256 (see derive/large_slices). Where rules propose from half of the units
+-- the region, one of each unit before a second one, by sha256 (see sampling_key). Where rules propose from half of the units
 -- (derive/proposing_costs), only these are sampled.
 -- Grain: pair. Parameters: $run_id, $min_pairs, $seed, $limit.
--- The outside of a region is not covered: most of an image would be gray. Corners are not covered either: maps show them well, and they would cost four more embeddings per pair.
+-- The outside of a region is not covered: most of an image would be gray. Corners are not covered either: maps show them well, and they
+-- would cost four more embeddings per pair.
 WITH screened AS (
     SELECT DISTINCT region, pair_id
     FROM regions
@@ -14,10 +15,7 @@ members AS (
     WHERE run_id = $run_id AND slice_kind <> 'cluster'
 ),
 numbered AS (
-    SELECT
-        pair_id, unit, proposes,
-        lpad(row_number() OVER (PARTITION BY unit ORDER BY sha256($seed::VARCHAR || pair_id), pair_id)::VARCHAR, 9, '0')
-            || sha256($seed::VARCHAR || unit) || pair_id AS digest
+    SELECT pair_id, unit, proposes, sampling_key($seed, unit, pair_id) AS digest
     FROM pair_units
     JOIN attributions USING (run_id, pair_id)
     WHERE run_id = $run_id

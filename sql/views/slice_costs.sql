@@ -21,8 +21,7 @@ WITH means AS (
 SELECT
     s.*,
     c.n - s.n AS others,
-    (c.drop * c.n - s.drop * s.n) / nullif(c.n - s.n, 0) AS elsewhere,
-    (c.proposing_drop * c.proposing_n - s.proposing_drop * s.proposing_n) / nullif(c.proposing_n - s.proposing_n, 0)
-        AS proposing_elsewhere
+    mean_elsewhere(c.drop, c.n, s.drop, s.n) AS elsewhere,
+    mean_elsewhere(c.proposing_drop, c.proposing_n, s.proposing_drop, s.proposing_n) AS proposing_elsewhere
 FROM means AS s
 JOIN means AS c ON (c.run_id, c.region, c.slice_kind) = (s.run_id, s.region, 'corpus');

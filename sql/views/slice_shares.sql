@@ -30,9 +30,8 @@ compared AS (
     SELECT
         s.*,
         c.n - s.n AS others,
-        (c.share * c.n - s.share * s.n) / nullif(c.n - s.n, 0) AS elsewhere,
-        (c.proposing_share * c.proposing_n - s.proposing_share * s.proposing_n) / nullif(c.proposing_n - s.proposing_n, 0)
-            AS proposing_elsewhere
+        mean_elsewhere(c.share, c.n, s.share, s.n) AS elsewhere,
+        mean_elsewhere(c.proposing_share, c.proposing_n, s.proposing_share, s.proposing_n) AS proposing_elsewhere
     FROM means AS s
     JOIN means AS c ON (c.run_id, c.side, c.region, c.slice_kind) = (s.run_id, s.side, s.region, 'corpus')
 )

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 import sql
 from review.presentation import formatting
+from review.presentation.self_audit import format_self_audit
 from review.site.pages.alerts import list_alerts, list_audits
 from review.site.pages.decisions import get_form_values, get_sign_off, list_overlays
 from review.site.pages.rendering import Lake, get_choice, get_text, list_options, render_list, render_page
@@ -59,7 +60,7 @@ def show_run(request: Request, lake: Lake, run_id: str) -> Response:
         failed=[check for check in checks if not check["success"]],
         suites=[(name, suites[name, True], suites[name, False]) for name in sorted({name for name, _ in suites})],
         errors=lake.query_run(run_id, "review/error_reasons", examples=3),
-        self_audit=formatting.format_self_audit(lake.query_run(run_id, "review/self_audit")),
+        self_audit=format_self_audit(lake.query_run(run_id, "review/self_audit")),
         settings=list(_flatten(manifest["config"])),
         stage_seconds=manifest.get("stage_seconds") or {},
         unrecorded=lake.explain_unrecorded(run_id),

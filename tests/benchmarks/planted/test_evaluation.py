@@ -148,20 +148,23 @@ def test_an_artifact_counts_only_where_its_target_is(run):
     assert len(found.artifacts) == 2
 
 
+def add_marked(run, drawn, region, kind):
+    """Add the drawn pairs to a run, with the boxes of one kind of artifact as a region."""
+    rows = run.add_pairs([row.pair.caption for row in drawn])
+    run.write_table("pairs", [row | {"file_name": one.file_name} for row, one in zip(rows, drawn, strict=True)])
+    boxes = [
+        (region, tuple(planted.box.relative), row["pair_id"])
+        for row, one in zip(rows, drawn, strict=True)
+        for planted in one.pair.artifacts
+        if planted.kind == kind
+    ]
+    run.add_regions(*boxes)
+
+
 def test_a_mark_with_other_targets_is_found_by_its_place(run):
     """Its own target's pairs lack it: those of other targets, whose score it lowers, have it."""
     drawn = corpus.draw_rows(ENTRY, "crossed", 150)
-    rows = run.add_pairs([row.pair.caption for row in drawn])
-    for row, one in zip(rows, drawn, strict=True):
-        row["file_name"] = one.file_name
-    run.write_table("pairs", rows)
-    boxes = [
-        ("stamp 1", tuple(planted.box.relative), row["pair_id"])
-        for row, one in zip(rows, drawn, strict=True)
-        for planted in one.pair.artifacts
-        if planted.kind == "logo"
-    ]
-    run.add_regions(*boxes)
+    add_marked(run, drawn, "stamp 1", "logo")
     alert = {"alert_id": "a", "region": "stamp 1", "state": "confirmed", "slice_kind": "corpus", "slice": "all pairs"}
     for direction in ("lowers", "raises"):
         run.write_table("alerts", [alert | {"direction": direction}])
@@ -175,17 +178,7 @@ def test_a_mark_with_other_targets_is_found_by_its_place(run):
 def test_an_absence_is_found_by_the_place_of_the_mark(hand_written_run):
     entry = create_model_entry("phantoms", "c", 1)
     drawn = corpus.draw_rows(entry, "planted", 60)
-    rows = hand_written_run.add_pairs([row.pair.caption for row in drawn])
-    hand_written_run.write_table(
-        "pairs", [row | {"file_name": one.file_name} for row, one in zip(rows, drawn, strict=True)]
-    )
-    boxes = [
-        ("stamp 2", tuple(planted.box.relative), row["pair_id"])
-        for row, one in zip(rows, drawn, strict=True)
-        for planted in one.pair.artifacts
-        if planted.kind == "absent_tag"
-    ]
-    hand_written_run.add_regions(*boxes)
+    add_marked(hand_written_run, drawn, "stamp 2", "absent_tag")
     alert = {"alert_id": "a", "state": "confirmed", "slice_kind": "corpus", "slice": "all pairs"}
     for region, expected in (("absence of stamp 2", True), ("absence of stamp 1", False)):
         hand_written_run.write_table("alerts", [alert | {"region": region}])

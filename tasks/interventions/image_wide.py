@@ -145,7 +145,7 @@ class ImageWideInterventions:
         own, gains = self.margins(sample, "match").clean, found - found[:, :1]
         return Margins(own, own - gains[:, 1], own[:, None] - gains[:, 2:], sample.units)
 
-    def count_covered(self, sample: ImageWideSample, fill: PropertyFill) -> int:  # noqa: ARG002
+    def count_covered(self, sample: ImageWideSample, fill: PropertyFill) -> int:  # noqa: ARG002  # as other interventions
         """Return the number of changed images that `margins` embeds for a sample."""
         return len(sample.pair_ids) * (1 + CONTROLS)
 

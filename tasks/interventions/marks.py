@@ -88,7 +88,7 @@ class AbsenceInterventions(LoweringInterventions):
     The controls are other parts of the same pair, of the size of the mark, pasted at their places.
     """
 
-    fills: ClassVar = ("paste",)  # type: ignore[assignment]
+    fills: ClassVar[tuple[str, ...]] = ("paste",)
 
     def sample_claim(self, claim: Claim, pair_ids: Sequence[str]) -> RegionSample:
         """Prepare pairs for the test of a claim, which names the absence of a stored region, and a slice."""
@@ -114,11 +114,11 @@ class AbsenceInterventions(LoweringInterventions):
             )
         return replace(self._embed(found), minimal_foils=[[] for _ in found])
 
-    def margins(self, sample: RegionSample, fill: str) -> Margins:  # noqa: ARG002
+    def margins(self, sample: RegionSample, fill: str) -> Margins:  # noqa: ARG002  # as other interventions
         """Measure the margins of a sample with the mark, or a control, pasted; a loss is a loss."""
         return RegionInterventions.margins(self, sample, "swap")
 
-    def count_covered(self, sample: RegionSample, fill: str) -> int:  # noqa: ARG002
+    def count_covered(self, sample: RegionSample, fill: str) -> int:  # noqa: ARG002  # as other interventions
         """Return the number of changed images that `margins` embeds for a sample."""
         return super().count_covered(sample, "mean")
 

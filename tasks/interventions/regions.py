@@ -83,7 +83,7 @@ class RegionSample:
 class RegionInterventions:
     """Measures margins with regions covered in the images of a run."""
 
-    fills: ClassVar[tuple[Fill, ...]] = ("mean", "blur", "swap")
+    fills: ClassVar[tuple[str, ...]] = ("mean", "blur", "swap")
     """Fills of a test, in this order. All must pass: a fill can itself mean something to the model, and another image
     can contain the artifact."""
 

@@ -199,6 +199,7 @@ class AuditConfig(settings.Section):
     regions: settings.RegionsConfig = settings.RegionsConfig()
     discover: settings.DiscoverConfig = settings.DiscoverConfig()
     clusters: settings.ClustersConfig = settings.ClustersConfig()
+    concepts: settings.ConceptsConfig = settings.ConceptsConfig()
     phrases: settings.PhrasesConfig = settings.PhrasesConfig()
     alerts: settings.AlertsConfig = settings.AlertsConfig()
     confirm: settings.ConfirmConfig = settings.ConfirmConfig()
@@ -280,7 +281,8 @@ class AuditConfig(settings.Section):
 
     def resolve_settings(self) -> dict[str, Any]:
         """Return all settings that decide the results, as JSON: the manifest stores them."""
-        sections = {"corpus", "model", "regions", "discover", "clusters", "phrases", "alerts", "confirm"}
+        sections = {"corpus", "model", "regions", "discover", "clusters", "concepts", "phrases", "alerts"}
+        sections |= {"confirm"}
         # How the work is done, and who hears of it, does not decide the results.
         others = {"model": {"device", "batch_size", "compile"}, "alerts": {"raise_"}}
         dumped = self.model_dump(mode="json", include=sections, exclude=others)
@@ -298,9 +300,12 @@ class AuditConfig(settings.Section):
         """Return the attribution settings of a run, given its manifest; the corpus must have been ingested."""
         calibrated_on = record["calibration_sha256"] or record["corpus_digest"]
         facts = record["model_digest"], calibrated_on, record["code_version"]
-        key = config_digest([self.resolve_settings()["bottleneck"], *facts])  # under which finished shards are cached
+        depth = self.concepts.depth if self.concepts.enabled else None
+        captured = [] if depth is None else [depth, record["projection_sha256"]]
+        # Under which finished shards are cached.
+        key = config_digest([self.resolve_settings()["bottleneck"], *facts, *captured])
         section = self.bottleneck
-        return AttributionPlan(self.bottleneck_config(), section.calibration_pairs, section.second_seed, key)
+        return AttributionPlan(self.bottleneck_config(), section.calibration_pairs, section.second_seed, key, depth)
 
 
 def config_digest(value: Any) -> str:

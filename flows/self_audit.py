@@ -83,7 +83,7 @@ def self_audit(run: Run, config: AuditConfig, tests: InterventionPlan) -> int:
     that were not made have a row with the reason.
     """
     counts = run.read_manifest()["counts"]
-    plan = replace(config.attribution_plan(run.read_manifest()), second_seed=False)
+    plan = replace(config.attribution_plan(run.read_manifest()), second_seed=False, capture_depth=None)
     cost = count_embeddings(run, tests, counts["attributions"] - counts["reused"])
     rows, spent, budget = [], 0, round(config.confirm.self_audit * cost)
     with tempfile.TemporaryDirectory(prefix="m2ib-self-audit-") as scratch:

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from m2ib.attribution import Attribution, PairAttribution, attribute, start_attribution
     from m2ib.devices import estimate_batch_size, list_devices, reserved_gpu_memory
     from m2ib.encoders import DualEncoder, load_encoder
+    from m2ib.patches import PatchProjection, calibrate_patches, find_hot_cells
     from m2ib.statistics import FeatureStatistics, calibrate
 
 _LAZY = {
     "m2ib.attribution": ("Attribution", "PairAttribution", "attribute", "start_attribution"),
     "m2ib.devices": ("estimate_batch_size", "list_devices", "reserved_gpu_memory"),
     "m2ib.encoders": ("DualEncoder", "load_encoder"),
+    "m2ib.patches": ("PatchProjection", "calibrate_patches", "find_hot_cells"),
     "m2ib.statistics": ("FeatureStatistics", "calibrate"),
 }
 
@@ -39,11 +41,14 @@ __all__ = [
     "M2IBError",
     "ModelLoadError",
     "PairAttribution",
+    "PatchProjection",
     "UnsupportedModelError",
     "attribute",
     "calibrate",
+    "calibrate_patches",
     "check_names",
     "estimate_batch_size",
+    "find_hot_cells",
     "list_devices",
     "load_encoder",
     "preset",

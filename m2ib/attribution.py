@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, cast, overload
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int8
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -21,6 +21,7 @@ from m2ib.devices import copy_to, estimate_batch_size, float32_precision
 from m2ib.encoders import DualEncoder, Images
 from m2ib.errors import CalibrationError
 from m2ib.noise import KeyedNoise
+from m2ib.patches import PatchProjection
 from m2ib.statistics import FeatureStatistics, TowerStatistics, cells_of, check_inputs, describe_scope
 from m2ib.towers.base import CONTENT, PADDING, HiddenTokens, Tower, at_least_float32
 
@@ -62,6 +63,8 @@ class Attribution:
         image_steps: (S,) number of Adam steps until the image map converged, at most `BottleneckConfig.steps`.
         text_steps: (S,) number of Adam steps until the text map converged, at most `BottleneckConfig.steps`.
         truncated: Number of characters at the end of each caption that do not fit into the model's context.
+        patches: (S, rows, columns, dims) vectors of the patches at a deep block, on a grid of their own; see
+            `PatchProjection`. None unless `start_attribution` was given one.
         texts: The captions.
         images: The PIL images that `attribute` was given. Empty if it was given an array or a tensor.
         views: Part of each of these images that the model sees; see `DualEncoder.field_of_view`.
@@ -79,6 +82,7 @@ class Attribution:
     image_steps: Int[Tensor, " pairs"]
     text_steps: Int[Tensor, " pairs"]
     truncated: Sequence[int]
+    patches: Int8[Tensor, "pairs rows columns dims"] | None = None
     texts: Sequence[str] = ()
     images: Sequence[Image.Image] = ()
     views: Sequence[tuple[float, float, float, float]] = ()
@@ -101,7 +105,9 @@ class Attribution:
     def __getitem__(self, index: slice) -> "Attribution": ...
     def __getitem__(self, index: int | slice) -> "PairAttribution | Attribution":
         if isinstance(index, slice):
-            return Attribution(**{one.name: getattr(self, one.name)[index] for one in fields(self)})
+            values = {one.name: getattr(self, one.name) for one in fields(self)}
+            sliced: dict[str, Any] = {key: None if value is None else value[index] for key, value in values.items()}
+            return Attribution(**sliced)
         check_argument("pair", index, SupportsIndex, f"an index from 0 to {len(self) - 1}, or a slice such as [:8]")
         if not -len(self) <= index < len(self):
             raise IndexError(f"pair: got {index}, expected an index from 0 to {len(self) - 1}")
@@ -157,7 +163,8 @@ class Attribution:
         """Return a `pandas.DataFrame` with a row for each pair and the attributes as columns; maps are lists."""
         import pandas as pd
 
-        columns = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("images", "views")}
+        hidden = ("images", "views", "patches")
+        columns = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in hidden}
         columns |= {"image_nats": self.image_nats, "text_nats": self.text_nats}
         values = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in columns.items()}
         values["text_map"] = [row.tolist() for row in self.text_map]
@@ -252,8 +259,11 @@ def start_attribution(
     keys: Sequence[str] | None = None,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    projection: PatchProjection | None = None,
 ) -> Callable[[], Attribution]:
     """Start what `attribute` does, with the same arguments, and return a function that waits for the results.
+
+    With a projection (result of `calibrate_patches`), the results have the patches of each image, at no forward pass.
 
     A GPU works on after this function has returned, so that the next pairs can be copied and started meanwhile. A CPU
     has computed everything by then. Any thread may call the returned function: it starts no work on the device, and no
@@ -279,7 +289,8 @@ def start_attribution(
             pixels, ids = encoder.prepare_images(images[rows]), encoder.tokenizer([*texts[rows]])
             batch_keys = keys[rows] if keys is not None else _content_keys(pixels, ids)
             try:
-                parts.append(_start_batch(encoder, pixels, texts[rows], ids, batch_keys, config, statistics))
+                settings = config, statistics, projection
+                parts.append(_start_batch(encoder, pixels, texts[rows], ids, batch_keys, *settings))
             except torch.OutOfMemoryError:
                 if rows.stop - rows.start == 1:
                     raise
@@ -366,11 +377,13 @@ def _start_batch(
     keys: Sequence[str],
     config: BottleneckConfig,
     statistics: FeatureStatistics,
+    projection: PatchProjection | None,
 ) -> Callable[[], Attribution]:
     """Start the attribution of a batch, given its pixels on the device and its token ids in main memory."""
-    image_tokens, image_embedding = _embed_clean(encoder.image, pixels, _find_distinct(pixels), config.image)
+    distinct = _find_distinct(pixels)
+    image_tokens, image_embedding, vectors = _embed_clean(encoder.image, pixels, distinct, config.image, projection)
     moved = copy_to(encoder.device, ids)
-    text_tokens, text_embedding = _embed_clean(encoder.text, moved, _find_distinct(ids), config.text)
+    text_tokens, text_embedding, _ = _embed_clean(encoder.text, moved, _find_distinct(ids), config.text)
     image = _fit_tower(encoder, "image", image_tokens, text_embedding, keys, config, statistics)
     text = _fit_tower(encoder, "text", text_tokens, image_embedding, keys, config, statistics)
     patches = image_tokens.kinds == CONTENT
@@ -388,6 +401,7 @@ def _start_batch(
         text_padding_nats=(text.nats * (text_tokens.kinds == PADDING)).sum(dim=1),
         text_cosine=text.cosine,
         text_steps=text.steps,
+        **({} if vectors is None else {"vectors": vectors}),
     )
     # While a GPU computes. Only this thread calls the tokenizer, which another thread could not call at the same time.
     truncated = encoder.count_truncated_characters(texts, ids)
@@ -400,6 +414,7 @@ def _start_batch(
         shown, special = results.pop("valid") & (kinds != PADDING), kinds != CONTENT
         rows = range(len(words))
         maps = torch.from_numpy(results.pop("image_nats")[patches].reshape(-1, *grid))
+        captured = None if vectors is None else torch.from_numpy(results.pop("vectors"))
         per_pair: dict[str, Any] = {name: torch.from_numpy(values) for name, values in results.items()}
         return Attribution(
             image_map=maps,
@@ -407,6 +422,7 @@ def _start_batch(
             special=[special[i, shown[i]].tolist() for i in rows],
             text_map=[torch.from_numpy(text_nats[i, shown[i]]) for i in rows],
             truncated=truncated,
+            patches=captured,
             **per_pair,
         )
 
@@ -435,22 +451,33 @@ def _copy_results(**results: Tensor) -> Callable[[], dict[str, np.ndarray]]:
 
 @torch.no_grad()
 def _embed_clean(
-    tower: Tower, inputs: Tensor, distinct: tuple[list[int], list[int]], gate: GateConfig
-) -> tuple[HiddenTokens, Float[Tensor, "pairs embed"]]:
-    """Return the hidden states of each input at the gate, and its normalized embedding without a bottleneck.
+    tower: Tower,
+    inputs: Tensor,
+    distinct: tuple[list[int], list[int]],
+    gate: GateConfig,
+    projection: PatchProjection | None = None,
+) -> tuple[HiddenTokens, Float[Tensor, "pairs embed"], Int8[Tensor, "pairs rows columns dims"] | None]:
+    """Return the hidden states of each input at the gate, its normalized embedding, and the vectors of its patches.
 
-    The blocks before the gate run once for both results, which halves the work. Inputs that occur several times, such
+    The blocks before the gate run once for all results, which halves the work. Inputs that occur several times, such
     as one image with several captions, are computed once; see `_find_distinct`.
     """
     layer = gate.resolve_layer(tower.num_blocks)
     first, which = distinct
     repeated = len(first) < len(inputs)
-    tokens = tower.run_prefix(inputs[copy_to(inputs.device, torch.tensor(first))] if repeated else inputs, layer)
-    embedding = F.normalize(at_least_float32(tower.run_suffix(tokens.hidden[None], tokens, layer)[0]), dim=-1)
+    inputs = inputs[copy_to(inputs.device, torch.tensor(first))] if repeated else inputs
+    tokens = tower.run_prefix(inputs, layer)
+    vectors = None
+    if projection is None:
+        embedding = tower.run_suffix(tokens.hidden[None], tokens, layer)[0]
+    else:
+        embedding, deep = tower.embed_and_capture(inputs, tokens, layer, projection.layer)
+        vectors = projection.project(deep)
+    embedding = F.normalize(at_least_float32(embedding), dim=-1)
     if not repeated:
-        return tokens, embedding
+        return tokens, embedding, vectors
     rows = copy_to(inputs.device, torch.tensor(which))
-    return tokens.select(rows), embedding[rows]
+    return tokens.select(rows), embedding[rows], None if vectors is None else vectors[rows]
 
 
 def _find_distinct(inputs: Tensor) -> tuple[list[int], list[int]]:
@@ -523,6 +550,8 @@ def _concatenate(parts: Sequence[Attribution]) -> Attribution:
         return parts[0]
 
     def join(values: list[Any]) -> Any:
+        if values[0] is None:
+            return None
         if isinstance(values[0], Tensor):
             return torch.cat(values)
         return [row for rows in values for row in rows]

@@ -124,6 +124,7 @@ class _Config(_Open):
     bottleneck: dict[str, Any] = {}
     discover: dict[str, Any] = {}
     clusters: dict[str, Any] = {}
+    concepts: dict[str, Any] = {}
     confirm: dict[str, Any] = {}
 
 
@@ -158,6 +159,7 @@ class _Manifest(_Open):
     base_run: _RunId | None = None
     calibration_run: _RunId | None = None
     calibration_sha256: Sha256 | None = None
+    projection_sha256: Sha256 | None = None
     since_calibration: _Number | None = None
     reflags: _RunId | None = None
     reflags_manifest_sha256: Sha256 | None = None

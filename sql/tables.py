@@ -24,6 +24,7 @@ TABLES = (
         "pairs",
         "ingest_errors",
         "attributions",
+        "patch_features",
         "detections",
         "regions",
         "stamps",

@@ -45,6 +45,7 @@ class AttributionPlan:
     calibration_pairs: int  # sampled to estimate the feature statistics
     second_seed: bool  # attribute each pair with the next seed as well, and store the correlation of both maps
     key: str  # part of the file names of shards
+    capture_depth: float | None = None  # share of the blocks after which patches are captured; None: they are not
 
 
 @dataclass(frozen=True)

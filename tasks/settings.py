@@ -168,7 +168,7 @@ class RegionsConfig(Section):
                 raise ValueError(f"boxes.{name}: {error}") from error
         names = [*self.boxes, *self.masks, *self.columns]
         # Region names of phrases are in double quotes.
-        builtin_prefixes = ("corner ", "stamp ", "outside ", "image-wide ", "absence of ", '"')
+        builtin_prefixes = ("corner ", "stamp ", "concept ", "outside ", "image-wide ", "absence of ", '"')
         prefixes = (*builtin_prefixes, *(f"{detector}: " for detector in self.detectors))
         builtin = {name for name in names if name in ("frame", "hottest corner") or name.startswith(prefixes)}
         if len(set(self.detectors)) < len(self.detectors):
@@ -199,6 +199,15 @@ class ClustersConfig(Section):
     """Slices of pairs with similar maps, in addition to slices by words and attributes."""
 
     enabled: bool = Field(False, description="Whether clusters of similar maps become slices.")
+
+
+class ConceptsConfig(Section):
+    """Search for recurring concepts: content that varies in look and place, found in the features of image patches."""
+
+    enabled: bool = Field(False, description="Whether to keep patch features and to search for recurring concepts.")
+    depth: float = Field(
+        0.8, ge=0, le=1, description="Share of the image tower's blocks after which patch features are read."
+    )
 
 
 class PhrasesConfig(Section):

@@ -12,7 +12,7 @@ import stores
 from tasks.errors import StoreError
 from tasks.execution import TASK_OPTIONS
 from tasks.inputs import VIEW_COLUMNS
-from tasks.lake.run import CALIBRATION, Run, read_parquet_rows
+from tasks.lake.run import CALIBRATION, PROJECTION, Run, read_parquet_rows
 from tasks.records import Box, ShardResult, box_columns
 from tasks.regions import clip_to_view, complement_boxes
 from tasks.settings import RegionsConfig
@@ -76,7 +76,14 @@ def _list_files(run: Run, results: Sequence[ShardResult]) -> dict[str, tuple[str
     files: dict[str, tuple[str, int]] = {}
     for result in results:
         if result.failure is None:
-            files[run.relative_path(f"attributions/{result.name}.parquet")] = "attributions", result.attributions
+            paths = [
+                run.relative_path(f"{table}/{result.name}.parquet") for table in ("attributions", "patch_features")
+            ]
+            # Only runs that capture patches have their features.
+            files |= {
+                path: (path.split("/")[2], result.attributions)
+                for path in [paths[0], *result.files.keys() & {paths[1]}]
+            }
         if result.errors:  # otherwise an interrupted attempt may have left error rows: they are ignored
             files[run.relative_path(f"ingest_errors/{result.name}.parquet")] = "ingest_errors", result.errors
     missing = stores.missing_files(run.lake, files)
@@ -89,7 +96,7 @@ def _list_files(run: Run, results: Sequence[ShardResult]) -> dict[str, tuple[str
         cause = str(error).partition(";")[0]
         raise StoreError(f"{cause}; resume the run, which computes the file again") from error
     for path, copy in zip(present, copies, strict=True):
-        rows[PurePosixPath(path).stem] += pq.read_metadata(copy).num_rows
+        rows[PurePosixPath(path).stem] += pq.read_metadata(copy).num_rows * (files[path][0] != "patch_features")
     for result in results:
         if rows[result.name] != result.shard.pairs:
             raise StoreError(
@@ -125,13 +132,13 @@ def store(run: Run, results: Sequence[ShardResult], regions: RegionsConfig, mask
     with run.changes() as changes:
         # Files that an earlier attempt listed: a shard that failed then may be complete now.
         kept = run.relative_path("ingest_errors/ingest.parquet")
-        others = [
-            e for e in record["files"] if e["table"] not in ("attributions", "ingest_errors") or e["path"] == kept
-        ]
+        of_shards = ("attributions", "patch_features", "ingest_errors")
+        others = [e for e in record["files"] if e["table"] not in of_shards or e["path"] == kept]
         changes.update(files=others)
         changes.files |= files
-        if stores.is_file(run.folder / CALIBRATION):
-            changes.files[run.relative_path(CALIBRATION)] = None, None
+        for name in (CALIBRATION, PROJECTION):
+            if stores.is_file(run.folder / name):
+                changes.files[run.relative_path(name)] = None, None
         gaps = Counter[str]()
         changes.write_table("regions", region_rows(regions, masks, _read_views(run, results, runs), detections, gaps))
         total = sum(result.attributions for result in results)

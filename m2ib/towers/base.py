@@ -69,6 +69,22 @@ class Tower(ABC):
         }
         return self._embed_codes(x, tokens.shared | context, tokens.grid, layer).unflatten(0, codes.shape[:2])
 
+    def embed_and_capture(
+        self, inputs: Tensor, tokens: HiddenTokens, layer: int, deep: int
+    ) -> tuple[Float[Tensor, "inputs embed"], HiddenTokens]:
+        """Return embeddings as `run_suffix` does, bit by bit, and the hidden states after block `deep` on the way.
+
+        Args:
+            inputs: Pixels.
+            tokens: Result of `run_prefix` for the inputs and `layer`.
+            layer: Block after which `tokens` are.
+            deep: Block from `layer` to the last but one.
+
+        Raises:
+            NotImplementedError: For text towers, whose tokens have no place in an image.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def _embed_codes(
         self, x: Tensor, context: dict[str, Tensor], grid: tuple[int, int] | None, layer: int

@@ -77,6 +77,10 @@ class SequentialImageTower(Tower):
         x, shared = self._parts.embed(in_weights_precision(inputs, self._visual))
         for block in self._parts.blocks[: layer + 1]:
             x = block(x, shared)
+        return self._describe_tokens(inputs, x, shared, layer)
+
+    def _describe_tokens(self, inputs: Pixels, x: Tensor, shared: Shared, layer: int) -> HiddenTokens:
+        """Return what the blocks exchange after block `layer` as tokens."""
         if layer < self._parts.first_token_layer:
             x = x if self._parts.channels_last else x.permute(0, 2, 3, 1)
             grid = (x.shape[1], x.shape[2])
@@ -93,10 +97,30 @@ class SequentialImageTower(Tower):
         valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         return HiddenTokens(hidden=x, valid=valid, kinds=kinds, grid=grid, ids=None, context={}, shared=shared)
 
+    @torch.no_grad()
+    def embed_and_capture(
+        self, inputs: Pixels, tokens: HiddenTokens, layer: int, deep: int
+    ) -> tuple[Tensor, HiddenTokens]:
+        """Return embeddings, and the hidden states after block `deep`, which may have a smaller grid."""
+        x = self._run_blocks(self._shape_tokens(tokens.hidden, tokens.grid, layer), tokens.shared, layer, deep)
+        return self._finish(x, tokens.shared, deep), self._describe_tokens(inputs, x, tokens.shared, deep)
+
     def _embed_codes(self, x: Tensor, context: dict[str, Tensor], grid: tuple[int, int] | None, layer: int) -> Tensor:
-        if layer < self._parts.first_token_layer and grid is not None:
-            x = x.unflatten(1, grid)
-            x = x if self._parts.channels_last else x.permute(0, 3, 1, 2)
-        for block in self._parts.blocks[layer + 1 :]:
+        return self._finish(self._shape_tokens(x, grid, layer), context, layer)
+
+    def _shape_tokens(self, x: Tensor, grid: tuple[int, int] | None, layer: int) -> Tensor:
+        """Return tokens after block `layer` as its next block takes them: as a feature map, if it is a convolution."""
+        if layer >= self._parts.first_token_layer or grid is None:
+            return x
+        x = x.unflatten(1, grid)
+        return x if self._parts.channels_last else x.permute(0, 3, 1, 2)
+
+    def _run_blocks(self, x: Tensor, context: Mapping[str, Tensor], layer: int, last: int) -> Tensor:
+        """Run the blocks after `layer` up to block `last`."""
+        for block in self._parts.blocks[layer + 1 : last + 1]:
             x = block(x, context)
-        return self._parts.head(x)
+        return x
+
+    def _finish(self, x: Tensor, context: Mapping[str, Tensor], layer: int) -> Tensor:
+        """Run the blocks after `layer` and the head."""
+        return self._parts.head(self._run_blocks(x, context, layer, self.num_blocks - 1))

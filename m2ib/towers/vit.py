@@ -1,5 +1,6 @@
 """Image towers of open_clip's VisionTransformer with CLS, average or attention pooling (CLIP, DataComp, CoCa)."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -43,6 +44,9 @@ class OpenClipImageTower(BlockwiseTower, SequentialImageTower):
         )
         super().__init__(visual, parts)
 
-    def _embed_codes(self, x: Tensor, _context: dict[str, Tensor], _grid: tuple[int, int] | None, layer: int) -> Tensor:
+    def _run_blocks(self, x: Tensor, _context: Mapping[str, Tensor], layer: int, last: int) -> Tensor:
+        return run_blocks(self._blocks[layer + 1 : last + 1], x, run_block=self.run_block)
+
+    def _finish(self, x: Tensor, _context: Mapping[str, Tensor], layer: int) -> Tensor:
         first = torch.zeros(len(x), dtype=torch.long, device=x.device) if self.pooling == "CLS token" else None
         return self._parts.head(run_blocks(self._blocks[layer + 1 :], x, pooled=first, run_block=self.run_block))

@@ -26,7 +26,8 @@ from stores.ledger import Record
 from stores.run_records import RecordedRuns, list_recorded
 
 _SHARD: Final = re.compile(
-    r"(attributions|ingest_errors)/part-[^/]+\.parquet|parts/[^/]+\.json|calibration\.safetensors"
+    r"(attributions|patch_features|ingest_errors)/part-[^/]+\.parquet|parts/[^/]+\.json"
+    r"|(calibration|patch_projection)\.safetensors"
     r"|[a-z_]+/erased-[^/]+\.parquet"
 )
 """Names of the files of a shard or an erasure. Interrupted attempts leave such files, which no manifest lists."""

@@ -20,7 +20,7 @@ from tasks.lake.lock import lock_run
 from tasks.lake.prune import REFERENCES
 from tasks.lake.run import Run, open_parquet
 
-TABLES = ("attributions", "ingest_errors")
+TABLES = ("attributions", "patch_features", "ingest_errors")
 """Tables with a file per shard. Other tables have few files, and merging them could change the last digit of sums."""
 MAX_ROW_GROUPS = 128
 """Maximum number of row groups per merged file: every reader reads the file's footer, which grows with them."""

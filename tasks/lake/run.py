@@ -36,6 +36,8 @@ MANIFEST = "manifest.json"
 _COUNTS = ("corpus_rows", "not_sampled", "pairs", "attributions", "reused", "errors", "alerts", "confirmed")
 CALIBRATION = "calibration.safetensors"
 """File name of the feature statistics in a run's folder."""
+PROJECTION = "patch_projection.safetensors"
+"""File name of the projection of patch features in a run's folder."""
 REPORT = "report.html"
 
 _BATCH = 4096
@@ -321,11 +323,14 @@ def _to_json(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def copy_calibration(run: Run, source: Run, sha256: str, advice: str) -> None:
-    """Copy the feature statistics of another run. Raises StoreError, ending with `advice`, if they are damaged."""
-    path = source.folder / CALIBRATION
+def copy_calibration(run: Run, source: Run, sha256: str, advice: str, name: str = CALIBRATION) -> None:
+    """Copy the feature statistics of another run, or the projection if `name` is `PROJECTION`.
+
+    Raises StoreError, ending with `advice`, if the file is damaged.
+    """
+    path = source.folder / name
     try:
-        with stores.write_atomically(run.folder / CALIBRATION) as temporary:
+        with stores.write_atomically(run.folder / name) as temporary:
             shutil.copyfile(stores.fetch(path), temporary)
             check_digest(path, temporary, sha256, advice)
     except (OSError, sql.LakeError) as error:

@@ -81,6 +81,31 @@ def test_every_pair_of_the_shards_has_its_maps(shared_phantom_audit):
         assert -1 <= row["cosine"] <= 1
 
 
+def test_patches_are_stored_beside_the_maps_which_stay_as_they_are(attributed_audit, begin_audit):
+    audit, results = attributed_audit
+    capturing = begin_audit(concepts={"enabled": True})
+    plain = read_maps(read_attributions(audit, results[0]))
+    capturing.store([capturing.attribute(shard) for shard in capturing.ingest()])
+    rows = {row["pair_id"]: row for row in capturing.run.iter_rows("attributions")}
+    features = {row["pair_id"]: row for row in capturing.run.iter_rows("patch_features")}
+    assert features.keys() == rows.keys()
+    assert {pair: maps for pair, maps in read_maps(rows.values()).items() if pair in plain} == plain
+    row = features[min(features)]
+    assert (row["grid_h"], row["grid_w"], len(row["vectors"])) == (8, 8, 64 * 32)
+    hottest = max(range(64), key=lambda cell: rows[min(features)]["image_map"][cell])
+    assert row["hot"][0] == hottest
+    assert 6 <= len(row["hot"]) <= 12
+
+
+def test_the_name_of_a_shard_depends_on_the_depth_of_captured_patches(begin_audit, settings, phantoms, tmp_path):
+    record = {"calibration_sha256": None, "projection_sha256": None, "corpus_digest": "d", "model_digest": "m",
+              "code_version": "v"}  # fmt: skip
+    sections = [{}, {"enabled": True}, {"enabled": True, "depth": 0.6}]
+    plans = [settings(phantoms, tmp_path, concepts=each).attribution_plan(record) for each in sections]
+    assert len({plan.key for plan in plans}) == 3
+    assert [plan.capture_depth for plan in plans] == [None, 0.8, 0.6]
+
+
 def test_a_finished_shard_is_not_attributed_again(attributed_audit, monkeypatch):
     audit, results = attributed_audit
     first = results[2]

@@ -74,6 +74,7 @@ def add_run(run_class, root, day, status="completed", **facts):
             {"row_number": 0, "stage": "attribute", "pair_id": first, "caption": CAPTIONS[0], "file_name": "0.png"},
         ],
     )  # fmt: skip
+    run.write_table("patch_features", [{"pair_id": each, "vectors": b"1", "hot": [0]} for each in (first, other)])
     run.write_table("stamps", [{"region": "stamp 1", "searched": 5}])
     run.write_table("validations", [{"suite": "corpus", "observed": "['pair-0000']", "detail": "{}"}])
     mine = {"slice_kind": "attribute", "slice": "patient_id=WB-4711", "pair_ids": [first, second]}

@@ -197,6 +197,47 @@ def test_an_interrupted_run_resumes_with_the_same_base(first_run, write_corpus, 
     assert drop_run_ids(read_attributions(second)) == drop_run_ids(read_attributions(later))
 
 
+CAPTURING = {"concepts": {"enabled": True}}
+
+
+def read_features(pipeline):
+    return {row["pair_id"]: row for row in pipeline.run.iter_rows("patch_features")}
+
+
+def test_patch_features_are_reused_with_the_maps_and_the_projection(write_corpus, begin_run, attributed_ids):
+    first = complete_run(begin_run(write_corpus(range(ROWS)), **CAPTURING))
+    attributed_ids.clear()
+    second = complete_run(begin_run(write_corpus([20, *range(2, ROWS)]), **CAPTURING))
+    before, after = read_features(first), read_features(second)
+    assert after.keys() == read_attributions(second).keys()
+    assert {pair for pair in after if pair not in before} == {*attributed_ids}
+    assert len(attributed_ids) == 1
+    kept = after.keys() & before.keys()
+    assert all(after[pair]["vectors"] == before[pair]["vectors"] for pair in kept)
+    assert {row["run_id"] for row in after.values()} == {second.run.run_id}
+    files = [pipeline.run.folder / "patch_projection.safetensors" for pipeline in (first, second)]
+    assert file_sha256(files[0]) == file_sha256(files[1]) == second.run.read_manifest()["projection_sha256"]
+    listed = {entry["path"].rpartition("/")[2] for entry in second.run.read_manifest()["files"] if not entry["table"]}
+    assert listed == {"calibration.safetensors", "patch_projection.safetensors"}
+
+
+def test_a_run_without_patch_features_is_no_base_of_one_that_needs_them(first_run, write_corpus, begin_run):
+    record = begin_run(write_corpus(range(ROWS)), **CAPTURING).run.read_manifest()
+    assert (record["base_run"], record["projection_sha256"]) == (None, None)
+    assert "differs in [concepts] settings" in record["incremental"]
+
+
+def test_pairs_whose_patch_features_are_damaged_are_attributed_again(write_corpus, begin_run, attributed_ids):
+    first = complete_run(begin_run(write_corpus(range(ROWS)), **CAPTURING))
+    path = first.run.fetch_files("patch_features")[0]
+    lost = {row["pair_id"] for row in pq.read_table(path).to_pylist()}
+    path.write_bytes(b"damaged")
+    attributed_ids.clear()
+    second = complete_run(begin_run(write_corpus(range(ROWS)), **CAPTURING))
+    assert {*attributed_ids} == lost
+    assert read_features(second).keys() == read_attributions(second).keys()
+
+
 def test_pairs_that_the_base_could_not_attribute_are_retried(write_corpus, begin_run, attributed_ids):
     root = write_corpus(range(ROWS))
     first_run = begin_run(root)

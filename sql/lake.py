@@ -15,7 +15,7 @@ from pyarrow.json import ParseOptions, ReadOptions, read_json
 
 import stores
 from sql.manifest import read_manifests, warn_damaged
-from sql.queries import query_names, query_text, schema
+from sql.queries import query_text, schema
 from sql.tables import TABLES, Connection, Tables
 from sql.views import define_views, prepare_views
 from stores import LakeError, Root, ledger
@@ -172,10 +172,8 @@ def connect(
         for name, record in zip(opened, records, strict=True)
     ]
     _insert(connection, "runs", rows)
-    _define_decisions(connection, lake, records_of_people)
-    for name in query_names("macros"):
-        connection.execute(query_text(f"macros/{name}"))
-    prepare_views(connection)
+    empty = _define_decisions(connection, lake, records_of_people)
+    prepare_views(connection, [*tables.list_empty(), *empty])
     if tables.has_stubs:  # views must be defined while the stubs exist
         define_views(connection, None)
         tables.remove_stubs()
@@ -209,7 +207,9 @@ def _run_row(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, **record["counts"], **times, **texts}
 
 
-def _define_decisions(connection: Connection, lake: Root, records: Sequence[ledger.Record]) -> None:
+def _define_decisions(connection: Connection, lake: Root, records: Sequence[ledger.Record]) -> list[str]:
+    """Create the tables that are read from the ledger, and return the names of those without rows, which are not."""
+    empty = []
     for table, kind in LEDGER_TABLES.items():
         rows: list[dict[str, Any]] = []
         which = f"a record of kind {kind}"
@@ -218,12 +218,16 @@ def _define_decisions(connection: Connection, lake: Root, records: Sequence[ledg
                 which = f"record {record.number} ({kind})"
                 rows += _delivery_rows(record) if kind == "notification" else [_decision_row(record, records)]
             which = f"one of the records of kind {kind}"
-            _insert(connection, table, rows)
+            if rows:
+                _insert(connection, table, rows)
+            else:
+                empty.append(table)
         except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
             raise LakeError(
                 f"ledger: {which} is damaged, or another release wrote it ({type(error).__name__}: {error}); run "
                 + stores.format_command(lake, "verify", "all")
             ) from error
+    return empty
 
 
 def _decision_row(record: ledger.Record, records: Sequence[ledger.Record]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, date, datetime, timedelta
@@ -20,6 +21,7 @@ from stores import InputError
 _BATCH = 2**17
 _TICKS_PER_DAY: Final = {"day": 1, "s": 86_400, "ms": 86_400 * 10**3, "us": 86_400 * 10**6}
 _Result = TypeVar("_Result")
+warnings.filterwarnings("ignore", "Arrow output on a DB-API result", UserWarning)  # see `rows`
 
 
 class QueryError(InputError):
@@ -34,7 +36,13 @@ def rows(connection: Connection, name: str, **parameters: Any) -> list[dict[str,
         name: The SQL file as `folder/name`, without `.sql`.
         parameters: Values of the query's named parameters.
     """
-    return _dictionaries(table(connection, name, **parameters))
+    text = query_text(name)
+
+    def run(cursor: Connection) -> pa.Table:
+        # A relation (`cursor.sql`) plans the query twice, which takes longer than to copy the rows of its result.
+        return cursor.execute(text, parameters or None).to_arrow_table()
+
+    return _dictionaries(_execute(connection, text, run))
 
 
 def table(connection: Connection, name: str, **parameters: Any) -> pa.Table:
@@ -66,13 +74,13 @@ def materialize(connection: Connection, view: str, name: str, **parameters: Any)
         name: The SQL file of the query, as `folder/name`, without `.sql`.
         parameters: Values of the query's named parameters.
     """
-    computed = table(connection, name, **parameters)
+    text = query_text(name)
 
     def run(cursor: Connection) -> None:
-        cursor.from_arrow(computed).create("main.computed")
+        cursor.execute(f"CREATE TABLE main.computed AS {text}", parameters or None)  # of this package
         cursor.execute(f'DROP VIEW "{view}"; ALTER TABLE computed RENAME TO "{view}"')
 
-    _execute(connection, view, run)
+    _execute(connection, f"{view} {text}", run)
 
 
 def read(connection: Connection, text: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:

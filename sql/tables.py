@@ -107,6 +107,10 @@ class Tables:
         self._define(connection, TABLES)
         _tables[connection] = self
 
+    def list_empty(self) -> list[str]:
+        """Return the tables without files, which are not defined by `define`, as few queries read them."""
+        return [table for table in TABLES if not self.entries[table]]
+
     @property
     def has_stubs(self) -> bool:
         """Whether views of tables read a stub."""
@@ -171,9 +175,10 @@ class Tables:
             table = ""
             try:
                 for table in tables:
-                    if again:
-                        connection.execute(f"DROP {self._kind(connection, table)} stored.{table}")
-                    self._define_table(connection, table)
+                    if self.entries[table] or (again and self._has_view(connection, table)):
+                        if again:
+                            connection.execute(f"DROP VIEW stored.{table}")
+                        self._define_table(connection, table)
                 if again and self.damage:
                     connection.execute("DELETE FROM stored.runs WHERE list_contains(?, run_id)", [list(self.damage)])
                 connection.execute("COMMIT")
@@ -186,9 +191,9 @@ class Tables:
             else:
                 return
 
-    def _kind(self, connection: Connection, table: str) -> str:
+    def _has_view(self, connection: Connection, table: str) -> bool:
         query = "SELECT 1 FROM duckdb_views() WHERE schema_name = 'stored' AND view_name = ?"
-        return "VIEW" if connection.execute(query, [table]).fetchall() else "TABLE"
+        return bool(connection.execute(query, [table]).fetchall())
 
     def _define_table(self, connection: Connection, table: str) -> None:
         """Define a stored table as a view over its files, if any. Raises an error if a file is missing or damaged.

@@ -55,14 +55,13 @@ def _find_neighbors(run: Run) -> tuple[list[str], bool]:
     return earlier[-_MEMORY:], any(order[run_id] > order[place] for run_id in series)
 
 
-def _match_numbered_names(run: Run, previous: str) -> list[dict[str, Any]]:
+def _match_numbered_names(connection: sql.Connection, run: Run, previous: str) -> list[dict[str, Any]]:
     """Match overlays and clusters of this run with the same ones of open alerts: each run numbers them anew, from 1."""
-    with sql.connect(run.lake, previous) as connection:
-        numbered = {row["last_run"] for row in sql.rows(connection, "derive/renumbered_runs", previous=previous)}
+    numbered = {row["last_run"] for row in sql.rows(connection, "derive/renumbered_runs", previous=previous)}
     if not numbered:
         return []
-    with sql.connect(run.lake, run.run_id, sorted({previous, *numbered})) as connection:
-        return sql.rows(connection, "derive/matching_names", run_id=run.run_id, previous=previous)
+    with sql.connect(run.lake, run.run_id, sorted({previous, *numbered})) as all_named:
+        return sql.rows(all_named, "derive/matching_names", run_id=run.run_id, previous=previous)
 
 
 def _settings_without_place(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +83,6 @@ def _is_fresh(run: Run, earlier: Sequence[str]) -> bool:
 
 def _compute_alert_history(run: Run, past: Sequence[str], min_pairs: int) -> list[AlertHistoryRow]:
     previous = past[-1] if past else None
-    names = _match_numbered_names(run, previous) if previous else []
     record = run.read_manifest()
     own = _settings_without_place(record)
     earlier = sql.read_manifests(run.lake) if previous else []
@@ -93,8 +91,6 @@ def _compute_alert_history(run: Run, past: Sequence[str], min_pairs: int) -> lis
         "previous": previous,
         "fresh": _is_fresh(run, past),
         "min_pairs": min_pairs,
-        "names": [row["name"] for row in names],
-        "lasting": [row["lasting"] for row in names],
         "rules": list(record["rules"]),
         "digests": list(record["rules"].values()),
         "failed_rules": record.get("failed_rules") or [],
@@ -102,6 +98,8 @@ def _compute_alert_history(run: Run, past: Sequence[str], min_pairs: int) -> lis
         "same_settings": [each["run_id"] for each in earlier if _settings_without_place(each) == own],
     }
     with sql.connect(run.lake, run.run_id, [previous] if previous else []) as connection:
+        names = _match_numbered_names(connection, run, previous) if previous else []
+        parameters |= {"names": [row["name"] for row in names], "lasting": [row["lasting"] for row in names]}
         return cast("list[AlertHistoryRow]", sql.rows(connection, "derive/alert_history", **parameters))
 
 

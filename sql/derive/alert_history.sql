@@ -151,12 +151,13 @@ compared AS (
         coalesce(comparisons, 0) AS comparisons_before
     FROM open_before
 ),
-raised AS (
+-- Each macro of the next three repeats the text of its arguments: what one computes is a column before the next reads it, or
+-- planning takes longer than the query.
+with_estimates AS (
     SELECT
         i.*,
         e.estimates,
         CASE WHEN $fresh THEN average_nights(b.recent, e.estimates, 0.4) ELSE e.estimates END AS recent_now,
-        losses(recent_now, i.score_effect, i.score_low, i.score_high) AS losses_now,
         -- A night that measured the same again is no further comparison.
         CASE WHEN b.life_id IS NOT NULL THEN greatest(b.comparisons_before + CASE WHEN e.estimates IS DISTINCT FROM b.estimates THEN 1 ELSE 0 END, 1) END AS k,
         b.life_id IS NOT NULL AS was_open,
@@ -166,22 +167,39 @@ raised AS (
             (SELECT min(l.life_id) FROM identified AS l WHERE l.rule = i.rule AND l.region = i.region AND l.slice = i.explained_by AND l.life_id <> i.life_id),
             CASE WHEN i.explained_by IS NULL THEN b.leader END
         ) AS leader_now,
-        b.effect AS effect_before, b.score_effect AS score_effect_before,
-        b.told_state, b.told_severity, b.told_severity_high, b.told_high, b.told_estimates, b.first_run, b.first_seen, b.runs,
-        CASE WHEN i.state = 'confirmed' THEN coalesce(highest_severity(losses_now, i.margin, i.n, i.run_pairs), i.severity) END AS severity_high,
-        CASE
-            WHEN NOT was_open THEN NULL
-            WHEN b.told_state = 'suspected' AND i.state = 'confirmed' AND coalesce(lowest_loss(losses_now, k) > 0, true) THEN 'confirmed, was suspected'
-            WHEN b.told_state = 'confirmed' AND i.state = 'confirmed'
-                AND severity_rank(coalesce(lowest_severity(losses_now, i.margin, i.n, i.run_pairs, k), i.severity))
-                > severity_rank(coalesce(b.told_severity_high, b.told_severity))
-                THEN 'severity ' || i.severity || ', was ' || b.told_severity
-            WHEN moved(b.losses_before, losses_now, k) = 1
-                THEN format('its score loss is {:.3f}, was {:.3f}, which is more than chance explains', i.score_effect, list_min(list_transform(b.losses_before, lambda e: e.value)))
-        END AS worsening
+        b.effect AS effect_before, b.score_effect AS score_effect_before, b.losses_before,
+        b.told_state, b.told_severity, b.told_severity_high, b.told_high, b.told_estimates, b.first_run, b.first_seen, b.runs
     FROM identified AS i
     LEFT JOIN estimated AS e USING (rule, region, slice_kind, slice)
     LEFT JOIN compared AS b USING (life_id)
+),
+with_losses AS (
+    SELECT *, losses(recent_now, score_effect, score_low, score_high) AS losses_now
+    FROM with_estimates
+),
+with_limits AS (
+    SELECT
+        *,
+        highest_severity(losses_now, margin, n, run_pairs) AS severity_above,
+        lowest_severity(losses_now, margin, n, run_pairs, k) AS severity_below,
+        lowest_loss(losses_now, k) AS loss_below,
+        moved(losses_before, losses_now, k) AS movement
+    FROM with_losses
+),
+raised AS (
+    SELECT
+        *,
+        CASE WHEN state = 'confirmed' THEN coalesce(severity_above, severity) END AS severity_high,
+        CASE
+            WHEN NOT was_open THEN NULL
+            WHEN told_state = 'suspected' AND state = 'confirmed' AND coalesce(loss_below > 0, true) THEN 'confirmed, was suspected'
+            WHEN told_state = 'confirmed' AND state = 'confirmed'
+                AND severity_rank(coalesce(severity_below, severity)) > severity_rank(coalesce(told_severity_high, told_severity))
+                THEN 'severity ' || severity || ', was ' || told_severity
+            WHEN movement = 1
+                THEN format('its score loss is {:.3f}, was {:.3f}, which is more than chance explains', score_effect, list_min(list_transform(losses_before, lambda e: e.value)))
+        END AS worsening
+    FROM with_limits
 ),
 with_status AS (
     SELECT
@@ -200,15 +218,20 @@ failed_slices AS (
     JOIN pair_slices AS s USING (run_id, pair_id)
     WHERE e.run_id = $run_id AND e.reason = 'shard_failed'
 ),
+other_rules AS (
+    SELECT lasting_region, slice_kind, lasting_slice, min(rule) AS other_rule FROM identified GROUP BY ALL
+),
+slice_units AS (
+    SELECT slice_kind, slice, count(DISTINCT unit) AS units FROM members GROUP BY ALL
+),
 not_raised AS (
     SELECT
         b.* EXCLUDE (region_now, slice_now),
         h.config_digest AS config_digest_now,
         c.before, c.losses_before, c.comparisons_before, e.estimates AS estimates_now,
         CASE WHEN $fresh THEN average_nights(b.recent, e.estimates, 0.4) ELSE e.estimates END AS recent_now,
-        (SELECT min(i.rule) FROM identified AS i WHERE (i.lasting_region, i.slice_kind, i.lasting_slice) = (b.lasting_region, b.slice_kind, b.lasting_slice))
-            AS other_rule,
-        (SELECT count(DISTINCT unit) FROM members AS m WHERE (m.slice_kind, m.slice) = (b.slice_kind, b.slice_now)) AS units,
+        o.other_rule,
+        coalesce(s.units, 0) AS units,
         b.region_now IN (FROM regions_now) AS region_exists,
         -- Clusters and phrases are made of the attributed pairs: which of them a pair of a failed shard would have joined is unknown.
         CASE WHEN b.slice_kind IN ('cluster', 'phrase') THEN EXISTS (FROM failed_slices) ELSE (b.slice_kind, b.slice) IN (FROM failed_slices) END AS has_failed_pairs
@@ -216,6 +239,8 @@ not_raised AS (
     JOIN compared AS c USING (life_id)
     JOIN runs AS h ON h.run_id = $run_id
     LEFT JOIN estimated AS e ON (e.rule, e.region, e.slice_kind, e.slice) = (b.rule, b.region_now, b.slice_kind, b.slice_now)
+    LEFT JOIN other_rules AS o ON (o.lasting_region, o.slice_kind, o.lasting_slice) = (b.lasting_region, b.slice_kind, b.lasting_slice)
+    LEFT JOIN slice_units AS s ON (s.slice_kind, s.slice) = (b.slice_kind, b.slice_now)
 ),
 hindered AS (
     SELECT
@@ -233,14 +258,25 @@ hindered AS (
         END AS hindrance,
         CASE WHEN coalesce(region_exists, false) THEN 'its rule no longer raises it' ELSE 'its region no longer exists' END AS ending,
         greatest(comparisons_before + CASE WHEN estimates_now IS DISTINCT FROM estimates THEN 1 ELSE 0 END, 1) AS k,
-        -- If it was confirmed and tested, its score losses are compared; else the one other estimate.
-        coalesce(
-            CASE WHEN told_state = 'confirmed' THEN moved(losses_before, losses(recent_now, NULL, NULL, NULL), k) END,
-            moved(list_filter(before, lambda e: e.name IN ('share', 'contrast', 'cost')), coalesce(recent_now, []), k)
-        ) AS movement,
-        CASE WHEN hindrance IS NOT NULL THEN coalesce(misses, 0) WHEN movement IS NULL THEN coalesce(misses, 0) + 1 ELSE 0 END AS misses_now,
+        losses(recent_now, NULL, NULL, NULL) AS losses_now,
         CASE WHEN len(before) > 0 THEN 3 ELSE 1 END AS needed
     FROM not_raised
+),
+with_movement AS (
+    SELECT
+        * EXCLUDE (losses_now),
+        -- If it was confirmed and tested, its score losses are compared; else the one other estimate.
+        coalesce(
+            CASE WHEN told_state = 'confirmed' THEN moved(losses_before, losses_now, k) END,
+            moved(list_filter(before, lambda e: e.name IN ('share', 'contrast', 'cost')), coalesce(recent_now, []), k)
+        ) AS movement
+    FROM hindered
+),
+with_misses AS (
+    SELECT
+        *,
+        CASE WHEN hindrance IS NOT NULL THEN coalesce(misses, 0) WHEN movement IS NULL THEN coalesce(misses, 0) + 1 ELSE 0 END AS misses_now
+    FROM with_movement
 ),
 ended AS (
     SELECT
@@ -259,7 +295,7 @@ ended AS (
             END AS why,
             misses_now AS misses
         )
-    FROM hindered
+    FROM with_misses
 )
 SELECT
     $run_id AS run_id,

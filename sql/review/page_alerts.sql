@@ -3,7 +3,11 @@
 -- NULL: any. $decision 'waiting': open, pending or needs_data. $run_id 'newest': the newest complete run of each audit,
 -- with the alerts that were open before it and that it could not have raised (status not_seen), as the last run that raised them has them. $alone: independent alerts only.
 -- $words: in region, slice or rule. $sort: rank, effect, share, n, cost, region, slice, run; else independent alerts that wait for a decision first, then by strength. `found` counts all of them.
-WITH newest AS (
+-- Planned once, not once for each join.
+WITH history AS MATERIALIZED (
+    SELECT run_id, alert_id, life_id, life, why, runs, last_run FROM lives
+),
+newest AS (
     SELECT arg_max(run_id, sequence) AS run_id FROM runs WHERE starts_with(status, 'completed') AND recorded IS NOT FALSE GROUP BY audit_id
 ),
 -- The alerts, and the run whose status and decision of the alert are shown.
@@ -13,8 +17,8 @@ listed AS (
     WHERE $run_id IS NULL OR run_id = $run_id OR ($run_id = 'newest' AND run_id IN (FROM newest))
     UNION ALL
     SELECT l.last_run, b.alert_id, l.run_id
-    FROM lives AS l
-    JOIN lives AS b ON b.run_id = l.last_run AND b.life_id = l.life_id
+    FROM history AS l
+    JOIN history AS b ON b.run_id = l.last_run AND b.life_id = l.life_id
     WHERE $run_id = 'newest' AND l.run_id IN (FROM newest) AND l.life = 'not_seen'
 )
 SELECT
@@ -36,8 +40,8 @@ FROM listed AS i
 JOIN alerts AS a USING (run_id, alert_id)
 JOIN runs AS r USING (run_id)
 LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
-LEFT JOIN lives AS b ON b.run_id = a.run_id AND b.alert_id = a.alert_id
-LEFT JOIN lives AS l ON l.run_id = i.as_of AND l.life_id = b.life_id
+LEFT JOIN history AS b ON b.run_id = a.run_id AND b.alert_id = a.alert_id
+LEFT JOIN history AS l ON l.run_id = i.as_of AND l.life_id = b.life_id
 LEFT JOIN triage AS t ON t.run_id = i.as_of AND t.life_id = b.life_id
 LEFT JOIN overlay_names AS o ON o.run_id = a.run_id AND o.region = a.region
 WHERE

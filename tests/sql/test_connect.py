@@ -278,3 +278,23 @@ def test_all_views_are_listed_although_each_is_defined_when_it_is_used(hand_writ
 def test_a_view_whose_name_a_query_composes_can_be_read(hand_written_run):
     with sql.connect(hand_written_run.lake) as connection:
         assert sql.read(connection, "SELECT count(*) AS n FROM query_table('ale' || 'rts')") == [{"n": 0}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT lasting_name('stamp 1', 'r') AS found",  # a macro
+        "SELECT count(*)::VARCHAR AS found FROM stored.detections",  # a table without files
+        "SELECT max(function_name) AS found FROM duckdb_functions() WHERE function_name = 'moved'",
+    ],
+)
+def test_a_first_query_can_use_what_is_defined_when_it_is_used(complete_run, text):
+    with complete_run.connect() as connection:
+        (row,) = sql.read(connection, text)
+    assert row["found"] in ("stamp 1 of r", "0", "moved")
+
+
+def test_connecting_defines_no_tables_that_have_no_rows(hand_written_run):
+    with hand_written_run.connect() as connection:
+        names = connection.sql("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'stored'").fetchall()
+    assert {name for (name,) in names} == {"runs", "run_order"}

@@ -654,12 +654,13 @@ RULE = (
 )
 
 
-@pytest.fixture
-def measured_run(run_class, lake):
-    """A complete run with min_pairs = 2, whose pairs of site a have 1.6 times the share of the corner."""
+@pytest.fixture(scope="module")
+def measured_run(run_class, tmp_path_factory):
+    """A run with min_pairs = 2, whose pairs of site a have 1.6 times the share of the corner. Not to be changed."""
     from tasks.flag import flag
 
-    run = run_class(lake, "20260101T000000-aaaaaa").begin(config={"alerts": {"factor": 2.0, "min_pairs": 2}})
+    run = run_class(tmp_path_factory.mktemp("measured"), "20260101T000000-aaaaaa")
+    run.begin(config={"alerts": {"factor": 2.0, "min_pairs": 2}})
     run.add_pairs(["x"] * 4, [{"site": "a"}] * 2 + [{"site": "b"}] * 2)
     run.add_attributions([[4, 2, 2, 2]] * 2 + [[1, 1, 1, 1]] * 2, (2, 2))
     run.add_regions(("corner", (0, 0, 0.5, 0.5)))

@@ -36,12 +36,16 @@ def make_encoder(model):
     return DualEncoder(model, open_clip.SimpleTokenizer(context_length=CONTEXT))
 
 
-@pytest.fixture(scope="session", params=[CLIP, CustomTextCLIP], ids=["CLIP", "CustomTextCLIP"])
+# test_towers.py has families of both classes: what is slow to test with both is tested with one of them first.
+KINDS = [pytest.param(CLIP, id="CLIP"), pytest.param(CustomTextCLIP, id="CustomTextCLIP", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="session", params=KINDS)
 def encoder(request):
     return make_encoder(tiny_model(request.param))
 
 
-@pytest.fixture(scope="session", params=[CLIP, CustomTextCLIP], ids=["CLIP", "CustomTextCLIP"])
+@pytest.fixture(scope="session", params=KINDS)
 def float64_encoder(request):
     """The same models in float64.
 

@@ -39,12 +39,13 @@ def all_gone(path):
     path.parent.rmdir()
 
 
-@pytest.fixture(params=["parquet", "datasets"])
-def run(request, phantoms, settings, begin_pipeline, tmp_path):
-    """A run on a corpus that is a table with images."""
+@pytest.fixture(scope="module")
+def run(request, phantoms, settings, begin_pipeline, tmp_path_factory):
+    """A run on a corpus that is a table with images. A test puts back what it damages."""
     if request.param == "datasets":
         pytest.importorskip("datasets")
     names = sorted(path.name for path in phantoms.glob("*.png"))[:6]
+    tmp_path = tmp_path_factory.mktemp(request.param)
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     images = [{"bytes": (phantoms / name).read_bytes(), "path": name} for name in names]
@@ -61,7 +62,26 @@ def run(request, phantoms, settings, begin_pipeline, tmp_path):
     return pipeline.run, corpus / "train.parquet"
 
 
-@pytest.mark.parametrize("damage", [garble, cut, flip, empty, gone, all_gone])
+FORMATS = {
+    garble: "parquet",
+    flip: "parquet",
+    all_gone: "parquet",
+    cut: "datasets",
+    empty: "datasets",
+    gone: "datasets",
+}
+"""Each kind of damage, and the format that the fast tests try it with."""
+
+
+@pytest.mark.parametrize(
+    ("run", "damage"),
+    [
+        pytest.param(kind, damage, marks=[] if FORMATS[damage] == kind else pytest.mark.slow)
+        for kind in ("parquet", "datasets")
+        for damage in FORMATS
+    ],
+    indirect=["run"],
+)
 def test_pages_and_report_show_a_placeholder_with_the_reason(run, damage):
     run, table = run
     pair_id = run.read_row_group("pairs", 0)[0]["pair_id"]

@@ -36,7 +36,7 @@ ATTRIBUTES = [{"patient_id": "WB-4711", "site": "a"}] * 2 + [{"patient_id": f"OT
 IDENTIFYING = ("wb-4711", NAME, "pair-0000", "pair-0001", "0.png", "1.png")
 
 
-@pytest.fixture(params=["lake", "remote_folder"])
+@pytest.fixture(params=["lake", pytest.param("remote_folder", marks=pytest.mark.slow)])
 def root(request, monkeypatch):
     """A local and a remote lake; the latter is in this process, and does not wait for others that lock a run."""
     monkeypatch.setattr("tasks.lake.lock._SETTLE_SECONDS", 0)
@@ -150,6 +150,7 @@ def run_erasure(root, where=WHERE, pairs=(), words=()):
     return list(erase(root, erasure)), preview
 
 
+@pytest.mark.parametrize("root", ["lake", "remote_folder"], indirect=True)
 def test_nothing_in_the_lake_identifies_the_person(filled, root, remove_copies):
     assert find_identifiers(root)
     changed, preview = run_erasure(root)
@@ -269,7 +270,9 @@ class _KilledError(Exception):
 
 
 @pytest.mark.parametrize("root", ["lake"], indirect=True)
-@pytest.mark.parametrize("step", range(1, 13))
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=[] if step in (1, 3, 6, 9, 12) else pytest.mark.slow) for step in range(1, 13)]
+)
 def test_an_interrupted_erasure_can_be_completed(filled, root, monkeypatch, step):
     """The process is killed before the nth step that changes the lake."""
     steps = iter(range(1, 100))

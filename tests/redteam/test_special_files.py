@@ -52,8 +52,13 @@ def make_special(path, kind, pipes):
     return path
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device"])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        *((place, "pipe") for place in PLACES),
+        *(pytest.param(place, "device", marks=pytest.mark.slow if place != PLACES[0] else []) for place in PLACES),
+    ],
+)
 def test_special_file_in_a_lake_hangs_nothing(add_next_run, deadline, place, kind):
     intact, run = add_next_run({"slice": "dense"}), add_next_run({"slice": "clear"})
     for each in (intact, run):

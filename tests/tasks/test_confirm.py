@@ -303,7 +303,7 @@ def test_foils_that_name_what_the_other_image_shows_do_not_count_when_pixels_are
     np.testing.assert_array_equal(kept.foils, sample.foils)
 
 
-@pytest.mark.parametrize("copies", [2, 3, 4])
+@pytest.mark.parametrize("copies", [4, *(pytest.param(number, marks=pytest.mark.slow) for number in (2, 3))])
 def test_a_region_in_several_places_is_confirmed(run_with_findings, use_toy_model, copies):
     """A mark near each corner, of which the score needs one: each has a control of its own near the border."""
     run, plan = run_with_findings

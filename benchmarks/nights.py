@@ -84,6 +84,8 @@ class _Sample:
     def first_units(self, count: int) -> "_Sample":
         return _Sample(self.chosen[:count])
 
+    first_pairs = first_units
+
 
 @dataclass(frozen=True)
 class _Interventions:

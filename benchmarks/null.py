@@ -12,6 +12,9 @@ floor, which lowers it further.
 - `selected corner`: the region is each pair's corner with the most mass; mass and loss are correlated.
 - `selected slice`: of 20 slices the one with the largest loss in one half of its units is tested in the other half.
 - `places`: each place costs something else, the same in all pairs, in the slice and outside of it.
+- `repeated pairs`: a place matters in 20 units of three pairs in the slice as in 64 of one pair outside of it, with
+  skewed losses; p of the comparison of both.
+- `other foils`: a place matters in the slice as outside of it, but the foils of the slice are more sensitive to it.
 - `nested slices`: one of 20 regions has an effect, in each of 20 nested slices; share of confirmed regions without one.
 
 `skewed` losses have a skewness of 2.8. Two more figures say what is found: `power at E`, the share of confirmed claims
@@ -33,7 +36,7 @@ from scipy.stats import binomtest, norm
 from benchmarks.commands import create_parser
 from tasks.confirm import _judge, _test_finding
 from tasks.interventions.samples import InterventionPlan
-from tasks.interventions.statistics import Margins, adjust_p_values, generator
+from tasks.interventions.statistics import Margins, adjust_p_values, first_pairs, generator
 from tasks.records import Claim, claim_of
 from tasks.settings import ConfirmConfig, CorpusConfig, Inputs, ModelConfig
 
@@ -61,6 +64,11 @@ class Sample:
         """Return the pairs of the first units."""
         return Sample(self.losses[self.units < count], self.units[self.units < count])
 
+    def first_pairs(self, count: int) -> "Sample":
+        """Return the first pair of each of the first units."""
+        chosen = first_pairs(self.units, count)
+        return Sample(self.losses[chosen], self.units[chosen])
+
 
 @dataclass(frozen=True)
 class _Interventions:
@@ -69,9 +77,14 @@ class _Interventions:
     inside: Sample
     outside: Sample | None
     fills: tuple[str, ...] = ("mean", "blur", "swap")
+    foil_effect: float = 0.0
+    """Loss that the foils of a slice add, which pairs outside of it do not have."""
 
-    def sample_claim(self, claim: Claim, _pair_ids: Sequence[str]) -> Sample | None:
-        return self.outside if claim[1] == "any" else self.inside
+    def sample_claim(self, claim: Claim, pair_ids: Sequence[str]) -> Sample | None:
+        if pair_ids == ["outside"]:
+            return self.outside
+        added = self.foil_effect * (claim[1] != "any") * np.eye(1, 1 + CONTROLS)
+        return Sample(self.inside.losses + added, self.inside.units)
 
     def margins(self, sample: Sample, _fill: str) -> Margins:
         clean = np.ones(len(sample.losses))
@@ -88,7 +101,9 @@ class _Interventions:
         return 0
 
 
-def judge(claims: Mapping[Claim, tuple[Sample, Sample | None]]) -> dict[Claim, list[dict[str, Any]]]:
+def judge(
+    claims: Mapping[Claim, tuple[Sample, Sample | None]], foil_effect: float = 0.0
+) -> dict[Claim, list[dict[str, Any]]]:
     """Test claims as an audit does; return the rows of each, with the verdict in `confirmed`."""
     rows: list[dict[str, Any]] = []
     for claim, (inside, outside) in claims.items():
@@ -97,16 +112,18 @@ def judge(claims: Mapping[Claim, tuple[Sample, Sample | None]]) -> dict[Claim, l
         families = len({region for region, *_ in claims})
         own = sum(region == claim[0] for region, *_ in claims)
         finding = about | inputs | {"threshold": _CONFIRM.level / families / own}
-        rows += _test_finding(finding, _Interventions(inside, outside), _PLAN)
+        rows += _test_finding(finding, _Interventions(inside, outside, foil_effect=foil_effect), _PLAN)
     judged: dict[Claim, list[dict[str, Any]]] = {}
     for row in _judge(rows, [], _CONFIRM.level):
         judged.setdefault(claim_of(row), []).append(row)
     return judged
 
 
-def judge_one(inside: Sample, outside: Sample | None = None, region: str = "region") -> list[dict[str, Any]]:
+def judge_one(
+    inside: Sample, outside: Sample | None = None, region: str = "region", foil_effect: float = 0.0
+) -> list[dict[str, Any]]:
     """Test a single claim; return its rows."""
-    (rows,) = judge({(region, "word", "w"): (inside, outside)}).values()
+    (rows,) = judge({(region, "word", "w"): (inside, outside)}, foil_effect).values()
     return rows
 
 
@@ -172,6 +189,21 @@ def simulate_places(rng: np.random.Generator) -> bool:
     return bool(judge_one(inside, outside)[0]["confirmed"])
 
 
+def simulate_repeated_pairs(rng: np.random.Generator) -> bool:
+    """Whether a place that matters everywhere differs in units of three pairs from others of one pair."""
+    units = np.repeat(np.arange(20), 3)
+    place = 2 * np.eye(1, 1 + CONTROLS)
+    inside = Sample(place + draw(rng, 60, 1 + CONTROLS, skewed=True), units)
+    outside = sample_independent(place + draw(rng, 64, 1 + CONTROLS, skewed=True))
+    return bool(judge_one(inside, outside)[0].get("outside_p", 1.0) < LEVEL)
+
+
+def simulate_foils(rng: np.random.Generator) -> bool:
+    """Whether a place that matters everywhere is confirmed because the slice's foils are more sensitive to it."""
+    inside, outside = (sample_independent(np.eye(1, 1 + CONTROLS) + draw(rng, 64, 1 + CONTROLS)) for _ in range(2))
+    return bool(judge_one(inside, outside, foil_effect=1.0)[0]["confirmed"])
+
+
 def simulate_nested_slices(rng: np.random.Generator, regions: int = 20, slices: int = 20) -> float:
     """Return the share of confirmed regions without an effect, by p values of the means of 64 of a slice's losses."""
     losses = draw(rng, regions, 512)
@@ -210,6 +242,8 @@ RATES: Final[dict[str, tuple[Callable[[np.random.Generator], float], float]]] = 
     "selected corner": (simulate_selected_corner, LEVEL),
     "selected slice": (simulate_selected_slice, LEVEL),
     "places": (simulate_places, LEVEL),
+    "repeated pairs": (simulate_repeated_pairs, LEVEL),
+    "other foils": (simulate_foils, LEVEL),
     "nested slices": (simulate_nested_slices, LEVEL),
 }
 """Simulations by name, with the bound of their rate."""

@@ -22,6 +22,7 @@ from tasks.interventions.samples import InterventionPlan, NotMeasurableError, Sa
 from tasks.interventions.statistics import (
     LEAST_OUTSIDE,
     Evidence,
+    Look,
     adjust_p_values,
     contrast_p,
     evaluate,
@@ -91,7 +92,7 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
             row["reason"] = f"not measured: all fills must pass, and the fill {fill} did not; see its row"
         elif not common:
             look = plan_looks(int(sample.units.max()) + 1)[looks - 1]
-            common = _compare_outside(finding, interventions, sample.first_units(look.units), look.weight)
+            common = _compare_outside(finding, interventions, look)
             if _explain_comparison(found[0] | common, settings.level):
                 row["reason"] = f"not measured: the comparison with other units failed; see the row of the fill {fill}"
     if row["reason"] is None and (rises := interventions.transplant(sample)) is not None:
@@ -125,24 +126,30 @@ def _test_fill(
     return replace(evidence, p=p), number, None
 
 
-def _compare_outside(finding: Mapping[str, Any], interventions: Any, sample: Any, weight: float) -> dict[str, Any]:
+def _compare_outside(finding: Mapping[str, Any], interventions: Any, look: Look) -> dict[str, Any]:
     """Compare the effect in a slice with that in units outside of it that have the region, with the first fill.
 
-    The sample consists of the units of the look at which the test ended. Because large effects end it early, p is
-    divided by the look's share of the level, `weight`, like the p value of the look itself. Where there are fewer than
-    `LEAST_OUTSIDE` units outside, `outside_p` is None.
+    Both are measured alike: one pair of each unit, and foils that depend on its caption alone. The foils of the test
+    would not do, since pairs outside of the slice have no such foils. Units of the slice are as many as those of the
+    look at which the test ended. Because large effects end it early, p is divided by the look's share of the level,
+    like the p value of the look itself. Where there are fewer than `LEAST_OUTSIDE` units outside, `outside_p` is None.
     """
-    outside = None
+    if not finding["outside_ids"]:
+        return {"outside_units": 0}
+    samples: list[Any] = []
     with contextlib.suppress(NotMeasurableError):
-        other_claim = (finding["region"], "any", "")
-        outside = interventions.sample_claim(other_claim, finding["outside_ids"]) if finding["outside_ids"] else None
-    units = 0 if outside is None else int(outside.units.max()) + 1
-    if units < LEAST_OUTSIDE:
+        samples += [interventions.sample_claim((finding["region"], "any", ""), finding["outside_ids"])]
+        samples += [interventions.sample_claim((finding["region"], "any", ""), finding["pair_ids"])]
+    units = int(samples[0].units.max()) + 1 if samples else 0
+    if units < LEAST_OUTSIDE or len(samples) < 2:
         return {"outside_units": units}
     fill = interventions.fills[0]
-    inside, other = (interventions.margins(one, fill).differences() for one in (sample, outside))
-    p = min(1.0, contrast_p(inside, other) / weight)
-    return {"outside_units": units, "outside_effect": float(other.mean()), "outside_p": p}
+    outside, inside = (
+        interventions.margins(sample.first_pairs(count), fill).differences()
+        for sample, count in zip(samples, (units, look.units), strict=True)
+    )
+    effects = {"outside_effect": float(outside.mean()), "inside_effect": float(inside.mean())}
+    return {"outside_units": units, **effects, "outside_p": min(1.0, contrast_p(inside, outside) / look.weight)}
 
 
 def _explain_comparison(row: Mapping[str, Any], level: float) -> str | None:
@@ -151,7 +158,7 @@ def _explain_comparison(row: Mapping[str, Any], level: float) -> str | None:
     if p is not None and p >= level:
         return (
             f"got a score loss of {row['outside_effect']:.4f} in {row['outside_units']} units outside of the slice "
-            f"(p = {p:.3g}), expected less than in the slice"
+            f"(p = {p:.3g}), expected less than in the slice ({row['inside_effect']:.4f} with the same kind of foils)"
         )
     if p is None and row["region"] == HOTTEST_CORNER and "p" in row:
         # Its corner was chosen by the map, pair by pair: only another argmax is like it.

@@ -22,6 +22,7 @@ SELECT
     greatest(max(p), max(outside_p)) AS p,
     any_value(outside_units) AS outside_units,
     any_value(outside_effect) AS outside_effect,
+    any_value(inside_effect) AS inside_effect,
     any_value(outside_p) AS outside_p,
     max(q) AS q,
     max(tests) AS tests,

@@ -69,9 +69,13 @@ class FoilFinder:
         """Find up to `count` foils of a pair's caption, chosen by a hash of seed and pair.
 
         A foil differs from the caption in its content words. For a slice of a word or collocation, it does not contain
-        that word or collocation; for the whole corpus, it shares no content word with the caption; the slice kind `any`
-        has no condition. `caption` may be a part of the pair's caption. `accept` returns whether a foil is valid.
+        that word or collocation; for the whole corpus, it shares no content word with the caption. The slice kind `any`
+        depends on the caption alone: foils share no content word with it if there are such, else any will do. Foils
+        that say nearly the same as the caption would hide a cue for what both say. `caption` may be a part of the
+        pair's caption. `accept` returns whether a foil is valid.
         """
+        if slice_kind == "any" and (apart := self.find(caption, pair_id, "corpus", slice_name, count, accept)):
+            return apart
         content = words_of(caption) - self._common
         found: list[str] = []
         start = int.from_bytes(self._digest(pair_id)[:8]) % len(self._ordered)

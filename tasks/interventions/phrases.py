@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from m2ib.analysis import occlusion
 from tasks.interventions.samples import NotMeasurableError, Samples
-from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers, generator
+from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers, first_pairs, generator
 from tasks.records import Claim
 from tasks.text.boilerplate import phrase_words
 from tasks.text.spans import Span, phrase_span, token_spans
@@ -112,7 +112,14 @@ class PhraseSample:
 
     def first_units(self, count: int) -> "PhraseSample":
         """Return the part of the sample that belongs to its first `count` units."""
-        chosen = np.flatnonzero(self.units < count)
+        return self.select(np.flatnonzero(self.units < count).tolist())
+
+    def first_pairs(self, count: int) -> "PhraseSample":
+        """Return the part of the sample with the first pair of each of its first `count` units."""
+        return self.select(first_pairs(self.units, count))
+
+    def select(self, chosen: Sequence[int]) -> "PhraseSample":
+        """Return the part of the sample with the pairs of these numbers."""
         return PhraseSample(
             [self.versions[i] for i in chosen], self.units[chosen], self.own[chosen], self.foils[chosen]
         )

@@ -14,7 +14,7 @@ from m2ib.analysis.controls import make_control_masks
 from m2ib.analysis.masks import extent_of, is_frame, rasterize_boxes
 from m2ib.analysis.occlusion import Fill
 from tasks.interventions.samples import NotMeasurableError, Samples
-from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers
+from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers, first_pairs
 from tasks.records import Box, Claim
 
 HOSTS = 4
@@ -67,6 +67,10 @@ class RegionSample:
     def first_units(self, count: int) -> "RegionSample":
         """Return the part of the sample that belongs to its first `count` units."""
         return self.select(np.flatnonzero(self.units < count).tolist())
+
+    def first_pairs(self, count: int) -> "RegionSample":
+        """Return the part of the sample with the first pair of each of its first `count` units."""
+        return self.select(first_pairs(self.units, count))
 
     def select(self, chosen: Sequence[int]) -> "RegionSample":
         """Return the part of the sample with the pairs of these numbers."""
@@ -202,13 +206,11 @@ class RegionInterventions:
         """Yield how much each pair's margin falls if the region is covered with the fill `mean`. There are no controls.
 
         A pair is left out if the region covers none or all of its image, its image can no longer be read, or it has no
-        foil. Foils share no content word with the caption, if there are such: with foils that say nearly the same as
-        the caption, a cue for what both say would count for little.
+        foil.
         """
         found: list[tuple[Any, ...]] = []
         for pair_id, image in zip(pair_ids, self._samples.read_images(pair_ids), strict=True):
-            mask, foils = self._region_mask(pair_id, boxes), self._find_foils(pair_id, "corpus", "")
-            foils = foils or self._find_foils(pair_id, "any", "")
+            mask, foils = self._region_mask(pair_id, boxes), self._find_foils(pair_id, "any", "")
             if mask.any() and not mask.all() and foils and image is not None:
                 found.append((pair_id, image, mask[None], [], foils))
         if found:

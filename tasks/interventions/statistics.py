@@ -94,6 +94,12 @@ def plan_looks(units: int) -> list[Look]:
     return [first, last] if units < 48 else [first, Look(32, 0.5, 0.2), Look(units, 0.5, 1.0)]
 
 
+def first_pairs(units: NDArray[np.intp], count: int) -> list[int]:
+    """Return the places of the first pair of each of the first `count` units, given the number of each pair's unit."""
+    _, places = np.unique(units, return_index=True)
+    return [int(place) for place in places[:count]]
+
+
 def generator(*key: object) -> np.random.Generator:
     """Return a random generator that is seeded by the key alone."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
@@ -171,7 +177,8 @@ def place_p(region: Numbers, controls: Numbers) -> float:
 def contrast_p(inside: Numbers, outside: Numbers) -> float:
     """Return the one-sided p value of the Mann-Whitney test that values of a slice exceed those of other units.
 
-    Null hypothesis: both have the same distribution, whatever it is. Units must be independent.
+    Null hypothesis: both have the same distribution, whatever it is. Units must be independent. Each value is that of
+    one pair: a mean of several pairs has another distribution than a single one, even if nothing distinguishes them.
     """
     from scipy.stats import mannwhitneyu  # takes a second to import
 

@@ -41,6 +41,17 @@ def ignore_other_pairs(monkeypatch):
     monkeypatch.setattr(tasks.confirm, "_compare_outside", lambda *_: {"outside_units": 64, "outside_p": 0.0})
 
 
+def average_pairs(monkeypatch):
+    monkeypatch.setattr(null.Sample, "first_pairs", null.Sample.first_units)
+
+
+def measure_inside_with_the_foils_of_the_slice(monkeypatch):
+    sample = null._Interventions.sample_claim
+    monkeypatch.setattr(
+        null._Interventions, "sample_claim", lambda self, _, pair_ids: sample(self, ("region", "word", "w"), pair_ids)
+    )
+
+
 def propose_and_test_on_the_same_units(monkeypatch):
     draw = null.draw
 
@@ -59,6 +70,8 @@ def propose_and_test_on_the_same_units(monkeypatch):
         ("selected corner", ignore_other_pairs),
         ("selected slice", propose_and_test_on_the_same_units),
         ("places", ignore_other_pairs),
+        ("repeated pairs", average_pairs),
+        ("other foils", measure_inside_with_the_foils_of_the_slice),
         ("nested slices", ignore_families),
     ],
 )

@@ -120,3 +120,9 @@ def test_foils_of_a_collocation_lack_it_and_may_have_its_words():
     foil_finder = FoilFinder(["left lung scar", "left lung", "left rib", "clear lung", "lung, left"], seed=0)
     foils = foil_finder.find("left lung scar", "pair", "phrase", "left lung", 8)
     assert set(foils) == {"left rib", "clear lung", "lung, left"}
+
+
+def test_foils_that_depend_on_the_caption_alone_share_no_content_word_if_possible(foil_finder):
+    assert foil_finder.find(CAPTION, "pair", "any", "", 8) == foil_finder.find(CAPTION, "pair", "corpus", "", 8)
+    finder = FoilFinder(["left lung", "left heart", "right lung"], seed=0)
+    assert set(finder.find("left lung heart", "pair", "any", "", 8)) == {"left lung", "left heart", "right lung"}

@@ -12,7 +12,7 @@ floor, which lowers it further.
 - `selected corner`: the region is each pair's corner with the most mass; mass and loss are correlated.
 - `selected slice`: of 20 slices the one with the largest loss in one half of its units is tested in the other half.
 - `places`: each place costs something else, the same in all pairs, in the slice and outside of it.
-- `repeated pairs`: a place matters in 20 units of three pairs in the slice as in 64 of one pair outside of it, with
+- `repeated pairs`: a place matters in 21 units of three pairs in the slice as in 64 of one pair outside of it, with
   skewed losses; p of the comparison of both.
 - `other foils`: a place matters in the slice as outside of it, but the foils of the slice are more sensitive to it.
 - `nested slices`: one of 20 regions has an effect, in each of 20 nested slices; share of confirmed regions without one.
@@ -83,7 +83,7 @@ class _Interventions:
     def sample_claim(self, claim: Claim, pair_ids: Sequence[str]) -> Sample | None:
         if pair_ids == ["outside"]:
             return self.outside
-        added = self.foil_effect * (claim[1] != "any") * np.eye(1, 1 + CONTROLS)
+        added = self.foil_effect * (claim[1] != "any") * np.eye(1, self.inside.losses.shape[1])
         return Sample(self.inside.losses + added, self.inside.units)
 
     def margins(self, sample: Sample, _fill: str) -> Margins:
@@ -191,10 +191,10 @@ def simulate_places(rng: np.random.Generator) -> bool:
 
 def simulate_repeated_pairs(rng: np.random.Generator) -> bool:
     """Whether a place that matters everywhere differs in units of three pairs from others of one pair."""
-    units = np.repeat(np.arange(20), 3)
-    place = 2 * np.eye(1, 1 + CONTROLS)
-    inside = Sample(place + draw(rng, 60, 1 + CONTROLS, skewed=True), units)
-    outside = sample_independent(place + draw(rng, 64, 1 + CONTROLS, skewed=True))
+    place = np.eye(1, 1 + CONTROLS)
+    spread = 0.1 + 0.9 * place
+    inside = Sample(3 * place + spread * draw(rng, 63, 1 + CONTROLS, skewed=True), np.repeat(np.arange(21), 3))
+    outside = sample_independent(3 * place + spread * draw(rng, 64, 1 + CONTROLS, skewed=True))
     return bool(judge_one(inside, outside)[0].get("outside_p", 1.0) < LEVEL)
 
 

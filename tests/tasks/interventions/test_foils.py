@@ -124,5 +124,5 @@ def test_foils_of_a_collocation_lack_it_and_may_have_its_words():
 
 def test_foils_that_depend_on_the_caption_alone_share_no_content_word_if_possible(foil_finder):
     assert foil_finder.find(CAPTION, "pair", "any", "", 8) == foil_finder.find(CAPTION, "pair", "corpus", "", 8)
-    finder = FoilFinder(["left lung", "left heart", "right lung"], seed=0)
-    assert set(finder.find("left lung heart", "pair", "any", "", 8)) == {"left lung", "left heart", "right lung"}
+    finder = FoilFinder(["left lung", "right heart", "lung heart", "left right"], seed=0)
+    assert len(finder.find("left heart", "pair", "any", "", 8)) == 4  # each shares a word

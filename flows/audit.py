@@ -20,6 +20,7 @@ from review.presentation.formatting import format_count, format_duration
 from tasks.alert import alert
 from tasks.attribute import calibrate
 from tasks.cluster import cluster
+from tasks.concepts import concepts
 from tasks.confirm import confirm, plan_tests, run_tests
 from tasks.corpus_parts import ReadingPlan, plan_reading, read_part
 from tasks.discover import DiscoveryPlan, discover
@@ -170,12 +171,16 @@ def _find_alerts(run: Run, config: AuditConfig, engine: Engine, gpu_limits: Sequ
                 cluster(run, min_pairs, config.seed)
         with stage("phrases"):
             phrases(run, config.phrases, min_pairs)
+        warnings = []
+        if config.concepts.enabled:
+            with stage("concepts"):
+                warnings += concepts(run, min_pairs, config.seed)
         with stage("screen"):
             engine.run_parts(cover_regions, run, tests, plan_screening(run, tests))
             screen(run, tests)
             measure_images(run, tests)
         with stage("flag"):
-            warnings = flag(run, config.alerts, config.custom_rules)
+            warnings += flag(run, config.alerts, config.custom_rules)
         with stage("confirm"):
             engine.run_parts(run_tests, run, tests, plan_tests(run, tests))
             confirm(run, tests)

@@ -34,7 +34,7 @@ from tasks.progress import Stages
 from tasks.settings import AlertsConfig, NotifyConfig, PhrasesConfig
 from tasks.validate import validate
 
-_FIXED_SECTIONS = ("corpus", "model", "bottleneck", "regions", "discover", "clusters", "confirm")
+_FIXED_SECTIONS = ("corpus", "model", "bottleneck", "regions", "discover", "clusters", "concepts", "confirm")
 """Sections of an AUDIT.toml that re-flagging cannot change: they decide what is stored, or how it is tested."""
 
 _KEPT = (

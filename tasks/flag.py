@@ -11,6 +11,7 @@ from tasks.errors import BadInputError
 from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import ManifestChanges, Run
 from tasks.progress import track
+from tasks.records import claim_of
 from tasks.settings import AlertsConfig
 
 
@@ -70,4 +71,9 @@ def _apply_rules(
                     f"{error}; the rule has no findings: fix it, try it with m2ib-audit rule try, and audit again"
                 )
                 failed.append(name)
+        # The search for concepts has chosen what of it other pairs can test.
+        found_in = sql.read(connection, "SELECT concept AS region, slice_kind, slice, proposed FROM concept_slices")
+        proposed = {claim_of(row) for row in found_in if row["proposed"]}
+        names = {row["region"] for row in found_in}
+        findings = [row for row in findings if row["region"] not in names or claim_of(row) in proposed]
     return findings, warnings, failed

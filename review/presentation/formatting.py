@@ -119,16 +119,16 @@ def _isolate_line(text: str) -> str:
 def format_region(region: str, escape: Escape = _isolate_line) -> str:
     """Format a region as part of a sentence, such as "the top-left corner" or "recurring overlay 1"."""
     fixed = {"frame": "the outer frame", "hottest corner": "the hottest corner of each image", **_PROPERTIES}
-    if region in fixed:
-        return fixed[region]
+    numbered = {"stamp": "recurring overlay", "concept": "recurring concept"}  # as stored; as the terms are
+    kind, _, number = region.partition(" ")
+    if region in fixed or kind in numbered:
+        return fixed.get(region) or f"{numbered[kind]} {escape(number)}"
     if region.startswith(_ABSENCE):
         return f"the absence of {format_region(region.removeprefix(_ABSENCE), escape)}"
     if region.startswith("corner "):
         return f"the {escape(region.removeprefix('corner '))} corner"
     if region.startswith(PHRASE_QUOTE):
         return f"the phrase “{escape(region[1:-1])}”"
-    if region.startswith("stamp "):  # as stored; the term is overlay
-        return f"recurring overlay {escape(region.removeprefix('stamp '))}"
     return f"the region “{escape(region)}”"
 
 
@@ -136,8 +136,8 @@ def format_region_kind(region: str) -> str | None:
     """Return what a region is that only some pairs have: "overlay", "phrase" or "region"; None for other regions."""
     if region.startswith(_ABSENCE):
         return None
-    if region.startswith("stamp "):
-        return "overlay"
+    if region.startswith(("stamp ", "concept ")):
+        return "overlay" if region.startswith("stamp ") else "concept"
     if region.startswith(PHRASE_QUOTE):
         return "phrase"
     return "region" if ": " in region else None  # found by a detector: "detector: label"

@@ -1,6 +1,6 @@
--- The overlays and clusters of a run that are the same as those of alerts that were open before: each run numbers them anew.
+-- The overlays, concepts and clusters of a run that are the same as those of alerts that were open before: each run numbers them anew.
 -- Grain: name in this run that has an earlier one. Parameters: $run_id, $previous. The runs that last raised those alerts must be open.
--- An overlay is the same if boxes in the same pairs overlap by half, in at least three pairs and at least half of those where either was
+-- An overlay or concept is the same if boxes in the same pairs overlap by half, in at least three pairs and at least half of those where either was
 -- found and that both runs have; or if the templates correlate by 0.9. A cluster is the same if half of the members are. The absence of an
 -- overlay is the same if the overlay is.
 WITH open_before AS (
@@ -18,7 +18,7 @@ earlier_names AS (
 boxes AS (
     SELECT run_id, region AS name, pair_id, min(x0) AS x0, min(y0) AS y0, max(x1) AS x1, max(y1) AS y1
     FROM regions
-    WHERE kind = 'recurrent'
+    WHERE kind IN ('recurrent', 'concept')
     GROUP BY run_id, region, pair_id
     UNION ALL
     SELECT run_id, cluster, pair_id, 0, 0, 1, 1
@@ -55,7 +55,7 @@ shared AS (
         ) AS overlapping
     FROM earlier_boxes AS t
     JOIN current_boxes AS w USING (pair_id)
-    WHERE starts_with(t.name, 'stamp ') = starts_with(w.name, 'stamp ')
+    WHERE regexp_extract(t.name, '^[a-z ]+') = regexp_extract(w.name, '^[a-z ]+')
     GROUP BY t.lasting, t.run_id, w.name
 ),
 similarities AS (

@@ -2,12 +2,13 @@
 -- the region, one of each unit before a second one, by sha256 (see sampling_key). Where rules propose from half of the units
 -- (derive/proposing_costs), only these are sampled.
 -- Grain: pair. Parameters: $run_id, $min_pairs, $seed, $limit.
+-- A concept is covered in the slices in which it may be proposed, and in the sample of the corpus that they are compared with.
 -- The outside of a region is not covered: most of an image would be gray. Corners are not covered either: maps show them well, and they
 -- would cost four more embeddings per pair.
 WITH screened AS (
-    SELECT DISTINCT region, pair_id
+    SELECT DISTINCT region, kind, pair_id
     FROM regions
-    WHERE run_id = $run_id AND kind IN ('frame', 'box', 'mask', 'column', 'detected', 'recurrent')
+    WHERE run_id = $run_id AND kind IN ('frame', 'box', 'mask', 'column', 'detected', 'recurrent', 'concept')
 ),
 members AS (
     SELECT slice_kind, slice, pair_id
@@ -30,6 +31,8 @@ sampled AS (
         SELECT region, slice_kind, slice, pair_id
         FROM members
         JOIN screened USING (pair_id)
+        WHERE kind <> 'concept' OR slice_kind = 'corpus'
+            OR (region, slice_kind, slice) IN (SELECT (concept, slice_kind, slice) FROM concept_slices WHERE run_id = $run_id AND proposed)
         UNION ALL
         SELECT region, slice_kind, slice, members.pair_id
         FROM members

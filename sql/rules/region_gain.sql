@@ -8,7 +8,7 @@ SELECT s.region, s.slice_kind, s.slice, s.n, s.share, s.area, -c.drop / c.margin
 FROM slice_costs AS c
 JOIN slice_shares AS s USING (run_id, region, slice_kind, slice)
 WHERE c.run_id = $run_id
-    AND c.region IN (SELECT region FROM regions WHERE run_id = $run_id AND kind IN ('box', 'mask', 'column', 'detected', 'recurrent'))
+    AND c.region IN (SELECT region FROM regions WHERE run_id = $run_id AND kind IN ('box', 'mask', 'column', 'detected', 'recurrent', 'concept'))
     AND s.units >= $min_pairs AND c.n >= $min_pairs AND c.margin > 0 AND c.drop <= -0.1 * c.margin
     AND (c.slice_kind = 'corpus' OR c.others < $min_pairs OR c.drop <= $factor * least(c.elsewhere, 0))
 ORDER BY effect DESC, s.region, s.slice_kind, s.slice;

@@ -5,7 +5,8 @@ CREATE TABLE regions (
     region VARCHAR,
     kind VARCHAR,      -- 'frame', 'corner', 'box', 'mask' (given for the corpus), 'column' (given by a column, per pair),
                        -- 'outside' (the rest of the image around a box, mask or column),
-                       -- 'recurrent' (a recurring overlay that was discovered), 'detected' (by a detector),
+                       -- 'recurrent' (a recurring overlay that was discovered), 'concept' (a recurring concept that was discovered),
+                       -- 'detected' (by a detector),
                        -- 'hottest' (the corner with the most mass in its pair's map)
     x0 DOUBLE,
     y0 DOUBLE,

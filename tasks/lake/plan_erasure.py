@@ -28,7 +28,7 @@ from tasks.lake.lock import LOCK_NAME, lock_run
 from tasks.lake.run import Run
 
 _LIMITS: Final = sandbox.Limits(rows=10**7, seconds=600, result=2**30)
-_NUMBERED: Final = re.compile(r"(stamp|map cluster) \d+")
+_NUMBERED: Final = re.compile(r"(stamp|concept|map cluster) \d+")
 """Names that each run gives again, to other overlays and clusters. They identify nobody."""
 _REPORT: Final = re.compile(r"report[^/]*\.(html|pdf)")
 _WORKING_FILE: Final = re.compile(r"(.*/)?\.[^/]+\.tmp|parts/.*|[a-z_]+/[^/]+\.parquet")

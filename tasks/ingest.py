@@ -1,7 +1,7 @@
 """Corpus -> pairs and ingest errors. Every sampled row of the corpus becomes a row of one of these tables."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -67,13 +67,13 @@ def _read_regions(corpus: Corpus, columns: Mapping[str, str], row: Pair | Reject
 _SAME_NAME = ("pair_id", "file_name", "caption", "image_sha256", "width", "height", "fingerprint")
 
 
-def _pair_columns(pairs: Sequence[Pair]) -> dict[str, list[Any]]:
-    """Return the columns of `pairs`."""
+def _pair_columns(pairs: Sequence[Pair], places: Collection[str]) -> dict[str, list[Any]]:
+    """Return the columns of `pairs`. Metadata columns that describe places in images are no attributes."""
     return {name: list(map(attrgetter(name), pairs)) for name in _SAME_NAME} | {
         "row_number": [pair.row for pair in pairs],
         "container": [pair.place.container for pair in pairs],
         "position": [pair.place.position for pair in pairs],
-        "attributes": [list(pair.attributes.items()) for pair in pairs],
+        "attributes": [[entry for entry in pair.attributes.items() if entry[0] not in places] for pair in pairs],
     }
 
 
@@ -146,6 +146,7 @@ class _RowWriter:
     error_file: TableWriter
     detection_file: TableWriter | None
     shard_size: int
+    places: Collection[str]  # metadata columns that describe regions
     pairs: list[Pair] = field(default_factory=list)
     errors: list[Rejected] = field(default_factory=list)
     columns: set[str] = field(default_factory=set)  # those with a value in any row
@@ -169,7 +170,7 @@ class _RowWriter:
     def flush(self, size: int = 1) -> None:
         """Write the rows of a table of which there are at least `size`."""
         if len(self.pairs) >= size:
-            self.pair_file.write_columns(_pair_columns(self.pairs))
+            self.pair_file.write_columns(_pair_columns(self.pairs, self.places))
             if self.detection_file:
                 self.detection_file.write(_detection_rows(self.pairs))
             self.pairs.clear()
@@ -212,6 +213,7 @@ def _store_rows(
                 files.enter_context(changes.open_writer("ingest_errors", "ingest")),
                 files.enter_context(changes.open_writer("detections")) if has_detectors or columns else None,
                 shard_size,
+                {*columns.values()},
             )
             corpus_digest = digest(map(writer.add, chain.from_iterable(batches)))
             writer.flush()

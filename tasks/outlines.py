@@ -17,6 +17,8 @@ from tasks.regions import MAX_BOXES, merge_boxes, outline_boxes
 
 _CANVAS = 512
 """Longer side, in pixels, of the image into which polygons and run lengths are drawn."""
+_OUTSIDE = 1.0
+"""Pixels by which a polygon may leave the image: annotation tools round."""
 _BOX_CHARACTERS = frozenset("0123456789.,;+-eE[]() \t\n")
 _EXPECTED = (
     "expected boxes x0,y0,x1,y1 in shares of the image, separated by semicolons, the name of a mask file in the "
@@ -31,8 +33,8 @@ def parse_region(
 
     Args:
         text: Boxes `x0,y0,x1,y1` in shares of the image, separated by semicolons; or JSON: polygons `[x0,y0,x1,y1,...]`
-            in pixels, COCO's run lengths `{"size": [height, width], "counts": ...}`, or lists of these; or the name of
-            a mask file.
+            in pixels, at most `_OUTSIDE` outside of the image, COCO's run lengths `{"size": [height, width], "counts":
+            ...}`, or lists of these (an empty list is no region); or the name of a mask file.
         size: Width and height of the image in pixels, to which polygons refer.
         read_mask: Function that reads a mask file of the corpus; see `parse_mask`.
         max_pixels: Largest size of a mask in run lengths.
@@ -40,7 +42,8 @@ def parse_region(
     Raises:
         ValueError: The text is none of these, or the region is too complex.
     """
-    if not set(text) - _BOX_CHARACTERS and "[[" not in text.replace(" ", ""):
+    brackets = "".join(text.split())
+    if not set(text) - _BOX_CHARACTERS and "[[" not in brackets and brackets != "[]":
         boxes = merge_boxes([parse_box(box) for box in text.split(";") if box.strip()])
     else:
         is_json = text.lstrip()[:1] in ("[", "{")
@@ -83,17 +86,36 @@ def _draw(value: Any, size: tuple[int, int], max_pixels: int) -> Image.Image:
             mask = Image.fromarray(_decode_runs(shape, max_pixels)).resize(canvas.size, Image.Resampling.BOX)
             canvas = ImageChops.lighter(canvas, mask)
         else:
-            points = np.array(shape).reshape(-1, 2) / (width, height)
-            scaled = np.clip(points, -1, 2) * canvas.size - 0.5
+            points = np.array(shape, dtype=float).reshape(-1, 2)
+            _check_polygon(points, size)
+            scaled = points / (width, height) * canvas.size - 0.5
             ImageDraw.Draw(canvas).polygon([(x, y) for x, y in scaled.tolist()], fill=255)
     return canvas.point(lambda value: 255 * (value >= 128))
 
 
+def _check_polygon(points: NDArray[np.float64], size: tuple[int, int]) -> None:
+    """Raise ValueError for a polygon (points, 2) that leaves the image by more than `_OUTSIDE`, or has no area."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    if (low < -_OUTSIDE).any() or (high > np.add(size, _OUTSIDE)).any():
+        (x0, y0), (x1, y1) = low.tolist(), high.tolist()
+        raise ValueError(
+            f"got a polygon from x = {x0:g} to {x1:g} and y = {y0:g} to {y1:g}, expected one within the image of "
+            f"{size[0]} x {size[1]} pixels"
+        )
+    if np.linalg.matrix_rank(points - points[0]) < 2:
+        raise ValueError(
+            f"got a polygon without an area, {points.ravel().tolist()[:8]}, expected points around an area"
+        )
+
+
 def _iter_shapes(value: Any, depth: int = 0) -> Iterator[dict[str, Any] | list[float]]:
-    """Yield the run lengths and polygons of a JSON value, in which they may be in lists of lists."""
+    """Yield the run lengths and polygons of a JSON value, in which they may be in lists of lists.
+
+    An empty list has none: COCO writes it for an image without the object.
+    """
     if isinstance(value, dict):
         yield value
-    elif isinstance(value, list) and value and all(isinstance(one, (list, dict)) for one in value) and depth < 3:
+    elif isinstance(value, list) and all(isinstance(one, (list, dict)) for one in value) and depth < 3:
         for one in value:
             yield from _iter_shapes(one, depth + 1)
     elif isinstance(value, list) and len(value) > 5 and len(value) % 2 == 0 and all(map(_is_coordinate, value)):

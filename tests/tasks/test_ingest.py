@@ -198,6 +198,7 @@ def test_a_mask_file_in_the_corpus_becomes_boxes(hand_written_run, write_corpus,
     pairs, errors = read_rows(hand_written_run)
     assert [row["caption"] for row in pairs] == ["mask", "none", "black"]
     assert [row["caption"] for row in errors] == ["missing", "broken", "outside", "large", "link"]
+    assert {name for row in pairs for name, _ in row["attributes"]} == set()  # a place in the image is no attribute
     assert {row["reason"] for row in errors} == {"malformed_box"}
     assert "mask file 'masks/missing.png': The file does not exist" in errors[0]["detail"]
     assert "2000" in errors[3]["detail"]

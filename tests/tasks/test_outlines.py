@@ -118,11 +118,6 @@ def test_a_region_that_is_too_complex_is_refused():
         read("mask.png", board)
 
 
-def test_a_polygon_far_outside_of_the_image_is_clipped():
-    _, mask = read(json.dumps([[-1e8, -1e8, 1e8, -1e8, 1e8, 1e8, -1e8, 1e8]]))
-    assert mask.all()
-
-
 @pytest.mark.parametrize(
     "boxes", [[(0.25, 0.25, 0.5, 0.75)], [(0.0, 0.0, 1.0, 0.5)], [(0.0, 0.0, 0.5, 1.0), (0.6, 0.2, 0.9, 0.3)]]
 )
@@ -130,3 +125,28 @@ def test_the_complement_of_boxes_is_the_rest_of_the_image(boxes):
     rest = complement_boxes(boxes)
     assert (rasterize_boxes(rest, 40, 40) ^ rasterize_boxes(boxes, 40, 40)).all()
     assert complement_boxes(rest + boxes) == []
+
+
+@pytest.mark.parametrize("text", ["[]", " [ ] ", "[[]]"])
+def test_an_empty_list_is_no_region(text):
+    assert read(text)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("polygon", "reason"),
+    [
+        ([20, 10, 260, 10, 100, 90], "expected one within the image of 200 x 100 pixels"),
+        ([-9, 10, 180, 10, 100, 90], "got a polygon from x = -9 to 180"),
+        ([20, 10, 100, 10, 180, 10], "a polygon without an area"),
+        ([20, 10, 20, 10, 20, 10], "a polygon without an area"),
+    ],
+)
+def test_polygons_outside_of_the_image_or_without_an_area_are_refused(polygon, reason):
+    with pytest.raises(ValueError, match=reason):
+        read(json.dumps([polygon]))
+
+
+def test_a_polygon_may_leave_the_image_by_a_rounded_pixel():
+    boxes, _ = read(json.dumps([[0, 0, 201, 0, 201, 100.5, -0.5, 100]]))
+    assert min(min(box) for box in boxes) >= 0
+    assert max(max(box) for box in boxes) <= 1

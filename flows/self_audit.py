@@ -27,6 +27,7 @@ from tasks.self_audit import (
     describe_skipped,
     estimate_embeddings,
     judge_trial,
+    limit_covered,
     open_trial,
     plan_trials,
     store_trials,
@@ -41,7 +42,6 @@ def _run_stages(
 ) -> None:
     """Run all stages of an audit on a scratch run, from attribution to the tests."""
     min_pairs, inputs = config.alerts.min_pairs, opened.inputs
-    tests = replace(tests, inputs=inputs)
     results = [attribute_pairs(scratch, shard, inputs, plan) for shard in opened.shards] + opened.kept
     # Boxes, masks and detectors are about the original images.
     store.fn(scratch, results, RegionsConfig(frame=config.regions.frame, corner=config.regions.corner), {})
@@ -56,15 +56,18 @@ def _run_stages(
 
 @task(name="trial", task_run_name="trial-{part.index}", **TASK_OPTIONS)
 def run_trial(
-    run: Run, config: AuditConfig, tests: InterventionPlan, plan: AttributionPlan, part: Part, folder: Path
+    run: Run, config: AuditConfig, tests: InterventionPlan, plan: AttributionPlan, part: Part, folder: Path, limit: int
 ) -> Rows:
-    """Make a trial in a folder for temporary files, and return its row of `self_audits`."""
+    """Make a trial in a folder for temporary files, and return its row of `self_audits`.
+
+    It costs at most `limit` embeddings, as far as tests are concerned: see `limit_covered`.
+    """
     scratch = Run(folder / "lake", f"trial-{part.index:03d}")
 
     def compute() -> Rows:
         try:
             with open_trial(run, scratch, tests, plan, part.work) as opened:
-                _run_stages(scratch, opened, config, tests, plan)
+                _run_stages(scratch, opened, config, limit_covered(opened, tests, limit), plan)
             return [judge_trial(run, scratch, opened, tests)]
         except NotMeasurableError as error:
             return [describe_skipped(part.work, tests, str(error))]
@@ -85,15 +88,18 @@ def self_audit(run: Run, config: AuditConfig, tests: InterventionPlan) -> int:
     counts = run.read_manifest()["counts"]
     plan = replace(config.attribution_plan(run.read_manifest()), second_seed=False, capture_depth=None)
     cost = count_embeddings(run, tests, counts["attributions"] - counts["reused"])
-    rows, spent, budget = [], 0, round(config.confirm.self_audit * cost)
+    rows, spent, budget, skipped = [], 0, round(config.confirm.self_audit * cost), []
     with tempfile.TemporaryDirectory(prefix="m2ib-self-audit-") as scratch:
         for part in plan_trials(run, tests):
             trial = trial_of(part.work)
             expected = estimate_embeddings(trial, tests)
             if spent + expected <= budget:
-                rows += run_trial(run, config, tests, plan, part, Path(scratch) / str(part.index))
+                rows += run_trial(run, config, tests, plan, part, Path(scratch) / str(part.index), budget - spent)
                 spent += rows[-1].get("cost") or 0
             elif trial.round == 0:
-                reason = f"the self-audit of this run may cost {budget:,} embeddings ([confirm] self_audit)"
-                rows.append(describe_skipped(part.work, tests, reason))
+                skipped.append(part.work)
+    reason = f"the self-audit of this run may cost {budget:,} embeddings ([confirm] self_audit)"
+    if spent:
+        reason += f", of which {spent:,} were spent"
+    rows += [describe_skipped(work, tests, reason) for work in skipped]
     return store_trials(run, rows)

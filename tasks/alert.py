@@ -85,7 +85,8 @@ def rank_findings(findings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     before others, and function words last: they say nothing about a picture, and where the margin is small, a loss in
     percent of it is large by chance. Then the stronger one comes first if the two can be distinguished, that is if
     their intervals do not overlap. Of those that overlap with the strongest one, a larger slice comes before a smaller
-    one, and an attribute before a word. A small slice has a large effect by chance more often.
+    one, and an attribute before a word. A small slice has a large effect by chance more often. Slices outside of which
+    the score loses less, and nothing that counts (`exclusive`), come before larger ones all the same.
     """
     groups: dict[tuple[bool, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in findings:
@@ -105,14 +106,15 @@ def _rank_by_strength(rows: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
 def _preference(row: dict[str, Any]) -> tuple[Any, ...]:
     kind, name = row["slice_kind"], row["slice"]
     kinds = _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
-    return -row["n"], kinds, -row["effect"], name
+    return not row["exclusive"], -row["n"], kinds, -row["effect"], name
 
 
 def explain_findings(connection: sql.Connection, run_id: str, settings: AlertsConfig) -> list[dict[str, Any]]:
     """Return the findings of a run that may raise alerts, strongest first.
 
     Each has `explained_by`, the stronger slice of the same rule and region without whose pairs the finding would not be
-    raised, and `same_slices`, the explained slices that have the same pairs; see sql/derive/explanations.sql.
+    raised, or to which its score loss is due, and `same_slices`, the explained slices that have the same pairs; see
+    sql/derive/explanations.sql.
     """
     thresholds = {"run_id": run_id, "factor": settings.factor}
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
@@ -124,7 +126,7 @@ def explain_findings(connection: sql.Connection, run_id: str, settings: AlertsCo
         for place, row in enumerate(rank_findings(rows), start=1)
     }
     found = list(places.values())
-    names = ("rule", "side", "region", "slice_kind", "slice", "place")
+    names = ("rule", "side", "region", "slice_kind", "slice", "place", "exclusive")
     lists = {f"{name}s": [row[name] for row in found] for name in names}
     for link in sql.rows(connection, "derive/explanations", **thresholds, min_pairs=settings.min_pairs, **lists):
         key = link["rule"], link["region"]

@@ -17,14 +17,22 @@ from tasks.execution import TASK_OPTIONS
 from tasks.interventions.image_wide import PREFIX, ImageWideInterventions
 from tasks.interventions.marks import ABSENCE, AbsenceInterventions, LoweringInterventions
 from tasks.interventions.phrases import PhraseInterventions
-from tasks.interventions.regions import RegionInterventions
-from tasks.interventions.samples import InterventionPlan, NotMeasurableError, Samples, load_samples
+from tasks.interventions.regions import RegionInterventions, most_covered
+from tasks.interventions.samples import (
+    NOT_TESTED,
+    InterventionPlan,
+    NotMeasurableError,
+    Samples,
+    load_samples,
+)
 from tasks.interventions.statistics import (
     LEAST_OUTSIDE,
+    LEAST_UNITS,
     Evidence,
     Look,
     adjust_p_values,
     contrast_p,
+    deciding_p,
     evaluate,
     explain_failure,
     mean_interval,
@@ -132,7 +140,7 @@ def _compare_outside(finding: Mapping[str, Any], interventions: Any, look: Look)
     Both are measured alike: one pair of each unit, and foils that depend on its caption alone. The foils of the test
     would not do, since pairs outside of the slice have no such foils. Units of the slice are as many as those of the
     look at which the test ended. Because large effects end it early, p is divided by the look's share of the level,
-    like the p value of the look itself. Where there are fewer than `LEAST_OUTSIDE` units outside, `outside_p` is None.
+    like the p value of the look itself. Where there are fewer than `LEAST_UNITS` units outside, `outside_p` is None.
     """
     if not finding["outside_ids"]:
         return {"outside_units": 0}
@@ -141,7 +149,7 @@ def _compare_outside(finding: Mapping[str, Any], interventions: Any, look: Look)
         samples += [interventions.sample_claim((finding["region"], "any", ""), finding["outside_ids"])]
         samples += [interventions.sample_claim((finding["region"], "any", ""), finding["pair_ids"])]
     units = int(samples[0].units.max()) + 1 if samples else 0
-    if units < LEAST_OUTSIDE or len(samples) < 2:
+    if units < LEAST_UNITS or len(samples) < 2:
         return {"outside_units": units}
     fill = interventions.fills[0]
     outside, inside = (
@@ -153,16 +161,19 @@ def _compare_outside(finding: Mapping[str, Any], interventions: Any, look: Look)
 
 
 def _explain_comparison(row: Mapping[str, Any], level: float) -> str | None:
-    """Return one sentence on why the comparison with units outside of the slice failed, or None if it did not."""
-    p = row.get("outside_p")
+    """Return one sentence on why the comparison with units outside of the slice failed.
+
+    None if it did not fail, or was not made because the first fill did not pass.
+    """
+    p, units = deciding_p(row), row.get("outside_units")
     if p is not None and p >= level:
         return (
             f"got a score loss of {row['outside_effect']:.4f} in {row['outside_units']} units outside of the slice "
             f"(p = {p:.3g}), expected less than in the slice ({row['inside_effect']:.4f} with the same kind of foils)"
         )
-    if p is None and row["region"] == HOTTEST_CORNER and "p" in row:
+    if p is None and units is not None and row["region"] == HOTTEST_CORNER:
         # Its corner was chosen by the map, pair by pair: only another argmax is like it.
-        return f"got {row.get('outside_units', 0)} units outside of the slice, expected at least {LEAST_OUTSIDE}"
+        return f"got {units} units outside of the slice, expected at least {LEAST_OUTSIDE}"
     return None
 
 
@@ -184,7 +195,7 @@ def _adjust(rows: Sequence[Mapping[str, Any]], screened: Iterable[_Test], level:
     p = dict.fromkeys(screened, 1.0) | dict.fromkeys(measured, 0.0)
     for row in rows:
         if (claim := _test_of(row)) in measured:
-            p[claim] = max(p[claim], row.get("p", 1.0), row.get("outside_p") or 0.0)
+            p[claim] = max(p[claim], row.get("p", 1.0), deciding_p(row) or 0.0)
     return dict(zip(p, adjust_p_values(list(p.values()), [region for region, *_ in p], level), strict=True))
 
 
@@ -233,6 +244,8 @@ def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
     sizes = Counter(region for region, *_ in claims)
     share = plan.confirm.budget / (1 - plan.confirm.budget)
     budget = max(_LEAST_BUDGET, share * plan.pair_cost * spent["attributions"]) - spent["screenings"]
+    if plan.most_covered is not None:
+        budget = plan.most_covered - spent["screenings"]
     budget = max(0.0, budget / max(1, len(findings)))
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for finding in findings:
@@ -242,6 +255,9 @@ def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
         work = finding | {key: sample[key] for key in ("pair_ids", "outside_ids", "split")} | {"threshold": threshold}
         work["budget"] = budget * sum(one["region"] == finding["region"] for one in findings)
         groups["" if finding["side"] == "text" else finding["region"]].append(work)
+    if plan.most_covered is not None:  # spent in one part, on whatever comes first
+        findings = [work | {"budget": budget * len(findings)} for group in groups.values() for work in group]
+        return make_parts(run, "confirm", [findings])
     phrases = groups.pop("", [])
     return make_parts(run, "confirm", [*groups.values(), *chunks(phrases, _PHRASES_PER_PART)])
 
@@ -261,7 +277,8 @@ def _test_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
     rows: Rows = []
     for finding in part.work:
         spent = sum(row.get("covered") or 0 for row in rows)
-        if spent >= finding["budget"] and finding["side"] == "image":
+        needed = 1 if plan.most_covered is None else most_covered(len(finding["pair_ids"]), plan.confirm)
+        if spent + needed > finding["budget"] and finding["side"] == "image":
             rows += _skip_finding(finding, spent)
         else:
             rows += replace(part, work=finding).rows(run, partial(compute, finding))
@@ -271,7 +288,7 @@ def _test_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
 def _skip_finding(finding: Mapping[str, Any], spent: int) -> Rows:
     """Return rows of a finding that is not tested for lack of budget."""
     reason = (
-        f"not tested: stronger findings of the region needed {spent} covered images, expected fewer than "
+        f"{NOT_TESTED}stronger findings of the region needed {spent} covered images, expected fewer than "
         f"{finding['budget']:.0f}; raise [confirm] budget to test this one"
     )
     row = {key: value for key, value in finding.items() if key not in _INPUTS} | {"n": 0, "reason": reason}
@@ -299,7 +316,7 @@ def confirm(run: Run, plan: InterventionPlan) -> int:
             screened = _screened_claims(connection, run, plan)
     # What was skipped depends on what other tests needed, so it counts as tested without success.
     skipped = {_test_of(row) for row in tests if row.pop("skipped", False)}
-    if skipped:
+    if skipped and plan.most_covered is None:
         warn(
             f"run {run.run_id}: findings not tested: {len(skipped)}, because stronger ones had spent [confirm] "
             f"budget = {plan.confirm.budget}; they stay suspected"

@@ -76,4 +76,15 @@ def _apply_rules(
         proposed = {claim_of(row) for row in found_in if row["proposed"]}
         names = {row["region"] for row in found_in}
         findings = [row for row in findings if row["region"] not in names or claim_of(row) in proposed]
-    return findings, warnings, failed
+    return _show_all_pairs(changes, findings, limits), warnings, failed
+
+
+def _show_all_pairs(
+    changes: ManifestChanges, findings: list[dict[str, Any]], limits: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return findings with the figures of all pairs of their slices: half of the units only decides what is found."""
+    names = ("rule", "region", "slice_kind", "slice", "share", "area", "effect")
+    lists = {f"{name}s": [row[name] for row in findings] for name in names}
+    with changes.connect() as connection:  # whose views are not those that rules saw
+        figures = sql.rows(connection, "derive/figures_of_findings", **limits, **lists)
+    return [row | whole for row, whole in zip(findings, figures, strict=True)]

@@ -22,9 +22,9 @@ import sql
 import stores
 from m2ib import implant
 from m2ib.analysis.occlusion import foil_margin
-from tasks.interventions.regions import HOSTS
-from tasks.interventions.samples import InterventionPlan, NotMeasurableError, Samples, load_samples
-from tasks.interventions.statistics import Numbers, generator
+from tasks.interventions.regions import most_covered
+from tasks.interventions.samples import NOT_TESTED, InterventionPlan, NotMeasurableError, Samples, load_samples
+from tasks.interventions.statistics import Numbers, deciding_p, generator
 from tasks.lake.finished import note_finished
 from tasks.lake.run import CALIBRATION, Run
 from tasks.parts import Part, make_parts, remove_parts
@@ -117,13 +117,26 @@ def count_embeddings(run: Run, plan: InterventionPlan, maps: int) -> int:
 
 
 def estimate_embeddings(trial: Trial, plan: InterventionPlan) -> int:
-    """Return about what a trial costs, in embeddings: its maps, the probe, screening and tests of three findings."""
+    """Return what a trial should be able to cost, in embeddings: its maps, the probe, screening and tests of findings.
+
+    These are three of an implanted tag (corner, overlay and frame), and one of exchanged captions. What a trial spends
+    is limited by `limit_covered`, however many findings it has.
+    """
     pairs = trial.pairs(plan)
-    if trial.kind == "permuted":  # hardly any region is tested
-        return 2 * pairs * (plan.pair_cost + 1)
-    tested = pairs // 2 if trial.halves else pairs
-    tests = 3 * tested * (1 + plan.confirm.controls) * (2 + HOSTS)  # corner, overlay and frame share little
-    return round(trial.affected * pairs) * (plan.pair_cost + 1) + 11 * pairs + tests
+    tested = most_covered(pairs // 2 if trial.halves else pairs, plan.confirm)
+    if trial.kind == "permuted":
+        return 2 * pairs * (plan.pair_cost + 1) + tested
+    return round(trial.affected * pairs) * (plan.pair_cost + 1) + 11 * pairs + 3 * tested
+
+
+def limit_covered(opened: "OpenTrial", plan: InterventionPlan, limit: int) -> InterventionPlan:
+    """Return the plan of a trial's stages, whose screening and tests spend what maps and probe leave of a limit."""
+    left = limit - opened.maps * plan.pair_cost - _probe_cost(opened)
+    return replace(plan, inputs=opened.inputs, most_covered=max(0, left))
+
+
+def _probe_cost(opened: "OpenTrial") -> int:
+    return 4 * len(opened.sample.pairs) + opened.sample.tagged if opened.trial.kind == "implanted" else 0
 
 
 @dataclass(frozen=True)
@@ -251,7 +264,7 @@ def _describe_tag(trial: Trial) -> dict[str, Any]:
 
 
 def describe_skipped(work: Mapping[str, Any], plan: InterventionPlan, reason: str) -> dict[str, Any]:
-    """Return the row of a trial that was not made."""
+    """Return the row of a trial that was not made; `carried` is the share that its tag was to carry."""
     trial = trial_of(work)
     row = {"kind": trial.kind, "n": trial.pairs(plan), "reason": reason}
     return row | (_describe_tag(trial) if trial.kind == "implanted" else {})
@@ -333,27 +346,34 @@ def judge_trial(run: Run, scratch: Run, opened: OpenTrial, plan: InterventionPla
 
     A tag is found if a region that covers a part of it is confirmed, with p below the level divided by the number of
     tests of the audited run: the strictest level that the correction could demand there. In a permuted trial, each
-    confirmed finding of the scratch run counts.
+    confirmed finding of the scratch run counts. If the limit of the trial's cost ended it before all findings were
+    tested, and the tag is not among those that were, nothing is known: `confirmed` is None.
     """
     tested = [row for row in scratch.iter_rows("confirmations") if row["p"] is not None]
     tests = {(*claim_of(each), each["direction"]): each["confirmed"] for each in tested}
     row = {**opened.facts, "tests": len(tests)}
-    cost = count_embeddings(scratch, plan, opened.maps)
+    cost = count_embeddings(scratch, plan, opened.maps) + _probe_cost(opened)
+    reasons = [each["reason"] or "" for each in scratch.iter_rows("confirmations")]
+    is_limited = any(reason.startswith(NOT_TESTED) for reason in reasons)
+    ended = "it had findings that could not be tested at the cost that was left" if is_limited else None
     if opened.trial.kind == "permuted":
+        if ended and not tests:
+            return row | {"cost": cost, "reason": ended}
         return row | {"confirmed": sum(tests.values()), "cost": cost}
-    cost += 4 * len(opened.sample.pairs) + opened.sample.tagged  # the probe
     regions = _regions_on_tag(scratch, opened)
     level = plan.confirm.level / count_tests(run)
     about_tag = [each for each in tested if each["region"] in regions and each["direction"] != "lowers"]
     best: list[dict[str, Any]] = []
     for claim in sorted({claim_of(each) for each in about_tag if each["confirmed"]}):
         fills = [each for each in about_tag if claim_of(each) == claim]
-        p = max(max(each["p"], each["outside_p"] or 0.0) for each in fills)
+        p = max(max(each["p"], deciding_p(each) or 0.0) for each in fills)
         if p < level and (not best or min(each["effect"] for each in fills) > min(each["effect"] for each in best)):
             best = fills
     if best:
         weakest = min(best, key=lambda each: each["effect"])
         row |= {key: weakest[key] for key in ("effect", "low", "high", "p", "floor")}
+    elif ended:
+        return row | {"cost": cost, "reason": ended}
     return row | {
         "confirmed": int(bool(best)),
         "cost": cost,

@@ -197,7 +197,7 @@ def _run_flow(flow: Callable[[], Any], lake: Root, explain_interrupt: Callable[[
 
 
 def _print_result(result: Any, lake: Root, as_json: bool) -> None:
-    from review.presentation.formatting import format_outcome
+    from review.presentation.formatting import format_outcome, format_units
     from tasks.progress import format_seconds_per_stage
 
     found = read_alerts(lake, result.run_id)[0]
@@ -205,6 +205,10 @@ def _print_result(result: Any, lake: Root, as_json: bool) -> None:
     output.say(format_outcome(record, found))
     if result.reason:
         output.say(f"  {result.reason}")
+    with sql.connect(lake) as connection:
+        (units,) = sql.rows(connection, "review/units", run_id=result.run_id)
+    if units["pairs"]:
+        output.say(f"  tests count {format_units(units)}")
     _print_alerts(lake, found)
     for sentence in _self_audit(lake, result.run_id):
         output.say(f"self-audit: {sentence}")

@@ -7,6 +7,7 @@ module imports only the standard library: reading commands load it at startup.
 import functools
 import json
 import math
+import re
 import textwrap
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from typing import Any, Final, Literal
 NO_VALUE: Final = "\N{EN DASH}"
 """Text in place of a number that is missing or not finite."""
 _ABSENCE: Final = "absence of "
+_NUMBERED: Final = re.compile(r"(absence of )?(stamp|concept|map cluster) [0-9]+")
+"""Names whose number each run gives to its own."""
 _PROPERTIES: Final[Mapping[str, str]] = {
     "image-wide color": "the colors of the whole image",
     "image-wide spectrum": "the sharpness and texture of the whole image",
@@ -76,6 +79,8 @@ AlertKind = Literal["image", "outside", "text", "lowers", "absence", "image-wide
 """What an alert says: the score needs a region, the outside of an object, or a phrase; a region lowers it; it needs the
 absence of a mark, or a property of the whole image."""
 
+LEAST_OUTSIDE: Final = 16
+"""Number of units outside of a slice from which on their comparison with the slice decides, as in the tests."""
 WITHOUT_PLACE: Final = ("absence", "image-wide")
 """Kinds of alerts that no map can show."""
 
@@ -132,6 +137,16 @@ def format_region(region: str, escape: Escape = _isolate_line) -> str:
     return f"the region “{escape(region)}”"
 
 
+def find_mark(region: str) -> str | None:
+    """Return the mark that a region is the absence of; None for other regions."""
+    return region.removeprefix(_ABSENCE) if region.startswith(_ABSENCE) else None
+
+
+def has_place(region: str) -> bool:
+    """Return whether a region is somewhere in images or captions, so that it has a share of the attribution."""
+    return region not in _PROPERTIES and find_mark(region) is None
+
+
 def format_region_kind(region: str) -> str | None:
     """Return what a region is that only some pairs have: "overlay", "phrase" or "region"; None for other regions."""
     if region.startswith(_ABSENCE):
@@ -141,6 +156,26 @@ def format_region_kind(region: str) -> str | None:
     if region.startswith(PHRASE_QUOTE):
         return "phrase"
     return "region" if ": " in region else None  # found by a detector: "detector: label"
+
+
+def format_part_kind(alert: Mapping[str, Any]) -> str | None:
+    """Return what the region of an alert is if not all pairs have it: "overlay", "phrase" or "region"; else None.
+
+    If the row has `run_pairs`, its figures decide about all pairs; else what kind of region it is.
+    """
+    region, kind = alert["region"], format_region_kind(alert["region"])
+    total = alert.get("run_pairs") if alert["slice_kind"] == "corpus" else None
+    if total is None or alert.get("n") is None or region in ("frame", "hottest corner") or region.startswith("corner "):
+        return kind
+    return None if alert["n"] >= total else kind or "region"
+
+
+def _date_number(name: str, alert: Mapping[str, Any]) -> str:
+    """Say whose number an overlay or cluster has, if not that of the newest run, which did not raise the alert."""
+    if alert.get("life") not in ("not_seen", "resolved") or not _NUMBERED.fullmatch(name):
+        return ""
+    run = alert.get("last_run") or alert.get("run_id")
+    return f" of the run of {format_run(run)}" if run else ""
 
 
 def format_region_label(region: str) -> str:
@@ -191,11 +226,11 @@ def format_alert(alert: Mapping[str, Any], escape: Escape = _isolate_line) -> st
     If the row has `region_name`, the name that a person gave to a recurring overlay, the sentence contains it.
     """
     verb = "the score relies on" if alert["state"] == "confirmed" else "attribution concentrates on"
-    region = format_region(alert["region"], escape)
+    region = format_region(alert["region"], escape) + _date_number(alert["region"], alert)
     if name := alert.get("region_name"):
         region += f" (“{escape(name)}”)"
-    having = " that have it" if format_region_kind(alert["region"]) else ""
-    where = format_slice(alert["slice_kind"], alert["slice"], escape, having)
+    having = " that have it" if format_part_kind(alert) else ""
+    where = format_slice(alert["slice_kind"], alert["slice"], escape, having) + _date_number(alert["slice"], alert)
     return f"{region} lowers the score {where}" if find_alert_kind(alert) == "lowers" else f"{verb} {region} {where}"
 
 
@@ -210,7 +245,7 @@ def format_pair_count(alert: Mapping[str, Any]) -> str:
 
 def format_pairs(alert: Mapping[str, Any]) -> str:
     """Format the pairs of an alert, such as "95 pairs", or "25 of 100 pairs, those with the overlay"."""
-    number, kind = format_pair_count(alert), format_region_kind(alert["region"])
+    number, kind = format_pair_count(alert), format_part_kind(alert)
     if " of " in number:
         return f"{number} pairs, those with the {kind or 'region'}"
     return format_count(alert["n"], "pair") + (f" with the {kind}" if kind else "")
@@ -303,7 +338,7 @@ def format_test(alert: Mapping[str, Any]) -> str:
         text = f"{subject} does not {verb} the margin of {margin} more than {controls}"
     formats: dict[str, Callable[[Any], str]] = {
         "score_effect": lambda loss: "" if loss > 0 else f"score loss {format_score(loss)}",
-        "score_low": lambda low: f"95% interval {format_score(low)} to {format_score(alert['score_high'])}",
+        "score_low": lambda low: f"95% interval {format_interval(low, alert['score_high'])}",
         "floor": lambda floor: f"floor {format_score(floor)}",
         "q": lambda q: f"q {format_p_value(q)}",
         "tests": lambda tests: format_count(tests, "test"),
@@ -321,19 +356,23 @@ def format_comparison(alert: Mapping[str, Any]) -> str:
     """
     if alert.get("units") is None:
         return ""
-    what = "phrase" if alert["side"] == "text" else "region"
+    has = f"have the {'phrase' if alert['side'] == 'text' else 'region'}"
+    if find_alert_kind(alert) == "absence":
+        has = "lack the mark"
     kind = "distinct caption" if alert["side"] == "text" else "independent unit"
     text = f"The test has {format_count(alert['units'], kind)}. "
     if alert["outside_p"] is not None:
         text += (
-            f"In {format_count(alert['outside_units'], 'unit')} outside of the slice that have the {what}, the score "
+            f"In {format_count(alert['outside_units'], 'unit')} outside of the slice that {has}, the score "
             f"loss is {format_score(alert['outside_effect'])} (p {format_p_value(alert['outside_p'])})."
         )
+        if alert["outside_units"] < LEAST_OUTSIDE:
+            text += " These are too few to decide whether the alert is confirmed."
     elif alert["slice_kind"] == "corpus":
         text += "The slice is the whole corpus, so the loss is compared with the controls in these pairs alone."
     elif alert["outside_units"] is not None and find_alert_kind(alert) != "image-wide":  # it takes over theirs
         text += (
-            f"Too few units outside of the slice have the {what} ({alert['outside_units']}), so the loss is compared "
+            f"Too few units outside of the slice {has} ({alert['outside_units']}), so the loss is compared "
             "with the controls in these pairs alone."
         )
     if alert["split"] is False:
@@ -350,10 +389,11 @@ def format_minimal(alert: Mapping[str, Any]) -> str:
     """Format the score loss against captions that differ in one word, as a sentence; empty without such captions."""
     if alert.get("minimal_effect") is None:
         return ""
-    loss, low, high = (format_score(alert[f"minimal_{key}"]) for key in ("effect", "low", "high"))
+    interval = format_interval(alert["minimal_low"], alert["minimal_high"])
+    details = ", ".join(filter(None, (interval, format_count(alert["minimal_n"], "pair"))))
     return (
-        f"Against other captions that differ from the pair's own in one word only, the score loss is {loss} ({low} to "
-        f"{high}, {format_count(alert['minimal_n'], 'pair')}); this has no influence on the verdict."
+        f"Against other captions that differ from the pair's own in one word only, the score loss is "
+        f"{format_score(alert['minimal_effect'])} ({details}); this has no influence on the verdict."
     )
 
 
@@ -395,6 +435,16 @@ def format_coverage(counts: Mapping[str, Any]) -> str:
     if not left:
         return f"{format_percent(done / rows)} of {format_count(rows, 'row')}"
     return f"{done:,} of {rows:,} rows (sample{'' if done == rows - left else f' of {rows - left:,}'})"
+
+
+def format_units(row: Mapping[str, Any]) -> str:
+    """Format what the units of a run are and how many there are; `row` is that of the query `review/units`.
+
+    An example is "50 units (values of the column “patient”) of 208 pairs".
+    """
+    column = row["unit_column"]
+    what = f"values of the column “{_isolate_line(column)}”" if column else "images; near-duplicates count once"
+    return f"{format_count(row['units'], 'unit')} ({what}) of {format_count(row['pairs'], 'pair')}"
 
 
 def format_stage(name: str) -> str:
@@ -473,6 +523,11 @@ def format_score(value: float) -> str:
 format_cosine = format_score
 
 
+def format_interval(low: float | None, high: float | None) -> str:
+    """Format an interval of score losses, such as "0.010 to 0.021"; empty if there is none."""
+    return "" if low is None or high is None else f"{format_score(low)} to {format_score(high)}"
+
+
 @_dash_if_missing
 def format_p_value(value: float) -> str:
     """Format a p-value or q-value."""
@@ -483,8 +538,10 @@ def format_p_value(value: float) -> str:
 def format_percent(value: float) -> str:
     """Format a share between 0 and 1 as a percentage with about three significant digits."""
     points = value * 100
+    if points <= -0.0005:
+        return f"-{format_percent(-value)}"
     if points < 0.0005:
-        return "0%" if points == 0 else "<0.001%"
+        return "0%" if points <= 0 else "<0.001%"
     return f"{points:.{0 if points >= 99.95 else 1 if points >= 9.995 else 2 if points >= 0.9995 else 3}f}%"
 
 

@@ -1,46 +1,64 @@
 """Sentences about the self-audit of a run, for the command line, the report and the site."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from review.presentation.formatting import format_count, format_percent
 
+_Trials = Sequence[Mapping[str, Any]]
 
-def format_self_audit(trials: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Format the results of the self-audit: which tags it found, its false alarms, and what was not measured.
+
+def format_self_audit(trials: _Trials) -> list[str]:
+    """Format the results of the self-audit: which tags it found, its false alarms, what was not measured, and the cost.
 
     The trials are rows of the query `review/self_audit`.
     """
     made = [trial for trial in trials if trial["confirmed"] is not None]
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for trial in (trial for trial in made if trial["kind"] == "implanted"):
-        groups.setdefault(_describe_trial(trial), []).append(trial)
-    sentences = [f"{tag}, on which the model was made to rely: {_format_found(group)}" for tag, group in groups.items()]
-    if permuted := [trial for trial in made if trial["kind"] == "permuted"]:
-        tests, confirmed = (sum(trial[key] for trial in permuted) for key in ("tests", "confirmed"))
-        samples = f"captions exchanged at random in {format_count(len(permuted), 'sample')} of the pairs"
+    sentences = [
+        f"{tag}, on which the model was made to rely: {_format_found(group)}"
+        for tag, group in _group(trial for trial in made if trial["kind"] == "implanted").items()
+    ]
+    permuted = _group(trial for trial in made if trial["kind"] == "permuted")
+    for name, group in permuted.items():
+        tests, confirmed = (sum(trial[key] for trial in group) for key in ("tests", "confirmed"))
         rate = _format_rate(confirmed, tests) if tests else "nothing was proposed, so nothing was tested"
-        sentences.append(f"{samples}: {rate}")
-    skipped: dict[str, dict[str, None]] = {}
+        sentences.append(f"{name}, in {format_count(len(group), 'sample')}: {rate}")
+    skipped: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for trial in trials:
-        if trial["confirmed"] is None:
-            skipped.setdefault(trial["reason"], {})[_describe_trial(trial)] = None
-    sentences += [f"not measured: {'; '.join(names)}. The reason: {reason}" for reason, names in skipped.items()]
+        # Of samples with exchanged captions, those that were made say it already.
+        if trial["confirmed"] is None and _describe_trial(trial) not in permuted:
+            skipped[trial["reason"]].append(trial)
+    for reason, group in skipped.items():
+        names = [
+            name if each[0]["kind"] == "permuted" else f"{name} that carries {_list_shares(each)} of the margin"
+            for name, each in _group(group).items()
+        ]
+        sentences.append(f"not measured: {'; '.join(names)}. The reason: {reason}")
+    if cost := sum(trial.get("cost") or 0 for trial in trials):
+        sentences.append(f"the self-audit cost {format_count(cost, 'embedding')}")
     if any(trial["kind"] in ("tag", "sensitivity", "random") for trial in made):
         sentences.append("an earlier version measured the last test only; its figures are in the table self_audits")
     return sentences
 
 
+def _group(trials: Any) -> dict[str, list[Mapping[str, Any]]]:
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for trial in trials:
+        groups[_describe_trial(trial)].append(trial)
+    return dict(groups)
+
+
 def _describe_trial(trial: Mapping[str, Any]) -> str:
-    if trial["kind"] == "permuted":
-        return "captions exchanged at random"
-    place = "one corner" if trial["copies"] == 1 else f"{trial['copies']} corners"
     pairs = f"{format_count(trial['n'], 'pair')} with one word"
+    if trial["kind"] == "permuted":
+        return f"captions exchanged at random among {pairs} and others"
+    place = "one corner" if trial["copies"] == 1 else f"{trial['copies']} corners"
     images = pairs if trial["affected"] == 1 else f"{format_percent(trial['affected'])} of {pairs}"
     return f"a tag in {place} ({format_percent(trial['area'])} of the image) of {images}"
 
 
-def _format_found(trials: Sequence[Mapping[str, Any]]) -> str:
+def _format_found(trials: _Trials) -> str:
     found, lost = ([trial for trial in trials if bool(trial["confirmed"]) is value] for value in (True, False))
     parts = [f"found where it carried {_list_shares(found)} of the margin"] if found else []
     if lost:
@@ -48,8 +66,9 @@ def _format_found(trials: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(parts)
 
 
-def _list_shares(trials: Sequence[Mapping[str, Any]]) -> str:
-    return " and ".join(format_percent(trial["carried"]) for trial in trials)
+def _list_shares(trials: _Trials) -> str:
+    *first, last = dict.fromkeys(format_percent(trial["carried"]) for trial in trials)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _format_rate(confirmed: int, tests: int) -> str:

@@ -5,12 +5,14 @@
 -- hundredth of the pairs, `medium` if it is less than half of the margin, else `high`.
 -- low, high: of a confirmed finding the interval of the lost part of the margin, because what counts is what the score loses, not what
 -- the map shows; of a suspected one the effect, more or less 1.96 standard errors of its mean share (of a rate: of a count of n).
+-- exclusive: outside of the slice, the score loses less than in it (p of the comparison below .01), and less than the floor.
 -- Left out if not confirmed: phrases below odds of $factor, because their rule proposes from so little that this alone is no suspicion;
 -- findings of region_contrast on the outside of an object that hold less than their area;
 -- and findings of rules whose figure is no suspicion by itself: region_cost and region_gain, which screening proposed without controls,
 -- image_wide and overlay_absence.
 WITH tested AS (
     SELECT f.*, coalesce(v.confirmed, false) AS confirmed, v.score_effect IS NOT NULL AS measured,
+        coalesce(v.confirmed AND v.outside_p < 0.01 AND v.outside_effect < v.floor, false) AS exclusive,
         v.score_effect / nullif(v.margin, 0) AS loss, v.score_low / nullif(v.margin, 0) AS loss_low, v.score_high / nullif(v.margin, 0) AS loss_high
     FROM findings AS f
     LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)

@@ -1,7 +1,8 @@
 -- Status of each alert that was open since some time, in the newest run of its audit, with its history since then, oldest run first.
 -- Grain: alert, over the runs of one audit. Parameters: $since (start of the runs).
 WITH dated AS (
-    SELECT l.*, is_raised(l.state, r.raises) OR l.told_state = 'confirmed' AS raised, r.started_at, r.sequence, r.corpus, r.model, o.name AS region_name
+    SELECT l.*, is_raised(l.state, r.raises) OR l.told_state = 'confirmed' AS raised, r.started_at, r.sequence, r.corpus, r.model, o.name AS region_name,
+        (SELECT b.attributions FROM runs AS b WHERE b.run_id = l.last_run) AS run_pairs
     FROM lives AS l
     JOIN runs AS r USING (run_id)
     LEFT JOIN overlay_names AS o ON o.run_id = l.last_run AND o.region = l.region

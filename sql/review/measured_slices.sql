@@ -1,4 +1,5 @@
--- Slices and regions with enough pairs, by effect, each with the alert it raised, if any.
+-- Slices and regions with enough pairs, by effect, each with the alert it raised, if any. Of regions without a place, whose share says
+-- nothing, see review/tested_without_place.
 -- Grain: region and slice. Parameters: $run_id, $min_pairs, $limit. `found` counts all of them.
 SELECT
     s.region,
@@ -20,6 +21,6 @@ LEFT JOIN (
     WHERE run_id = $run_id
     GROUP BY region, slice_kind, slice
 ) AS a USING (region, slice_kind, slice)
-WHERE s.run_id = $run_id AND s.n >= $min_pairs
+WHERE s.run_id = $run_id AND s.n >= $min_pairs AND NOT starts_with(s.region, 'image-wide ') AND NOT starts_with(s.region, 'absence of ')
 ORDER BY round(s.effect, 9) DESC, s.region, s.slice_kind, s.slice -- rounded: sums in parallel differ in the last digits
 LIMIT $limit;

@@ -1,4 +1,5 @@
--- One row per alert. `explained_by` is the stronger slice without whose pairs this alert would not be raised.
+-- One row per alert. `explained_by` is the stronger slice without whose pairs this alert would not be raised, or whose pairs account for
+-- its score loss.
 CREATE TABLE alerts (
     run_id VARCHAR,
     alert_id VARCHAR,

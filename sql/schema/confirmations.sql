@@ -26,10 +26,11 @@ CREATE TABLE confirmations (
     high DOUBLE,
     p DOUBLE,                  -- one-sided exact test over units: the region costs more than its controls
     outside_units BIGINT,      -- units outside of the slice that have the region and that the slice is compared with; per finding
-    outside_effect DOUBLE,     -- the effect in these units with the first fill; NULL where they are too few
+    outside_effect DOUBLE,     -- the effect in these units with the first fill; NULL where they are fewer than 5
     inside_effect DOUBLE,      -- the effect in the slice, measured alike: one pair of each unit, the same kind of foils
-    outside_p DOUBLE,          -- one-sided Mann-Whitney test: the region costs more in the slice than outside of it
-    q DOUBLE,                  -- of the finding: the largest of these p, adjusted over the run's regions and slices
+    outside_p DOUBLE,          -- one-sided Mann-Whitney test: the region costs more in the slice than outside of it; fewer than 16
+                               -- units decide nothing about the finding
+    q DOUBLE,                  -- of the finding: the largest of these p that decide, adjusted over the run's regions and slices
     tests BIGINT,              -- number of tests of the run: each region or phrase and slice that could be measured
     floor DOUBLE,              -- threshold that the effect had to exceed
     passed BOOLEAN,            -- whether this fill passed

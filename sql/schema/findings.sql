@@ -9,7 +9,8 @@ CREATE TABLE findings (
     slice VARCHAR,
     direction VARCHAR,     -- 'raises' (the score needs the region), 'lowers' (the region lowers the score); NULL: raises
     n BIGINT,              -- pairs in the slice whose map is not empty
-    share DOUBLE,          -- mean share of the map's mass in the region
+    share DOUBLE,          -- mean share of the map's mass in the region; as `area` and `effect`, of all pairs of the slice,
+                           -- also where half of its units proposed the finding
     area DOUBLE,           -- mean share of the area that the region covers
     effect DOUBLE          -- share / area; text: odds of share / odds of area; rule spread_stamp: rate in the slice / rate in all pairs
 );

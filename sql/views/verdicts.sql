@@ -19,7 +19,7 @@ SELECT
     arg_min(floor, weakness) AS floor,
     arg_min(margin, weakness) AS margin,
     arg_min(losing, weakness) AS losing,
-    greatest(max(p), max(outside_p)) AS p,
+    greatest(max(p), max(outside_p) FILTER (WHERE outside_units >= 16)) AS p,  -- LEAST_OUTSIDE
     any_value(outside_units) AS outside_units,
     any_value(outside_effect) AS outside_effect,
     any_value(inside_effect) AS inside_effect,

@@ -16,6 +16,7 @@ from m2ib.analysis.occlusion import Fill
 from tasks.interventions.samples import NotMeasurableError, Samples
 from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers, first_pairs
 from tasks.records import Box, Claim
+from tasks.settings import ConfirmConfig
 
 HOSTS = 4
 """Maximum number of other images to swap a pair's region with, so that the content of one image does not decide."""
@@ -26,6 +27,11 @@ _MAX_EXTENT = 0.95  # of the box around what a large region leaves free
 
 Boxes = Mapping[str | None, Sequence[Box]]
 """Boxes of a region by pair id; those under None apply to every pair."""
+
+
+def most_covered(pairs: int, settings: ConfirmConfig) -> int:
+    """Return how many covered images the test of a region in some pairs needs, if it passes with all fills."""
+    return pairs * (1 + settings.controls) * (2 + HOSTS)
 
 
 @dataclass(frozen=True)

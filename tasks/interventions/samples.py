@@ -40,6 +40,11 @@ class InterventionPlan:
     min_pairs: int
     seed: int
     pair_cost: int = 20  # covered images that cost as much as the attribution of a pair: its steps times its draws
+    most_covered: int | None = None  # covered images of screening and tests, at most; None: by [confirm] budget
+
+
+NOT_TESTED = "not tested: "
+"""Beginning of the reason of a finding that was not tested for lack of budget."""
 
 
 class NotMeasurableError(Exception):

@@ -5,8 +5,9 @@ are averaged first. This module reads neither model nor lake. All random numbers
 """
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,10 @@ RESAMPLES = 2000
 LEAST_UNITS = 5
 """Smallest number of units of a test. With four controls, p can then be as small as 1 / 5**5 = .0003."""
 LEAST_OUTSIDE = 16
-"""Smallest number of units outside of a slice with which the slice is compared."""
+"""Smallest number of units outside of a slice whose comparison with the slice decides about a finding.
+
+Comparisons with `LEAST_UNITS` or more are made, too: they decide which of several slices leads.
+"""
 Numbers = NDArray[np.float64]
 
 
@@ -183,6 +187,11 @@ def contrast_p(inside: Numbers, outside: Numbers) -> float:
     from scipy.stats import mannwhitneyu  # takes a second to import
 
     return float(mannwhitneyu(inside, outside, alternative="greater").pvalue)
+
+
+def deciding_p(row: Mapping[str, Any]) -> float | None:
+    """Return the p value of the comparison in a row of `confirmations`; None if it has too few units to decide."""
+    return row.get("outside_p") if (row.get("outside_units") or 0) >= LEAST_OUTSIDE else None
 
 
 def effect_floor(margins: Margins, floor_share: float, *key: object) -> float:

@@ -83,6 +83,21 @@ def budget_of(run, config, tests):
     return round(0.1 * flow.count_embeddings(run, tests, counts["attributions"]))
 
 
+def test_a_trial_does_not_spend_more_on_tests_than_what_is_left(audited, phantom_audit, tmp_path):
+    run, config, tests = audited
+    phantom_audit.to_alerts()
+    plan = config.attribution_plan(run.read_manifest())
+    from tasks.parts import make_parts
+
+    trial = Trial("implanted", halves=False)
+    (part,) = make_parts(run, "self-audit", [{**vars(trial), "place": 0}])
+    maps = 5 * tests.pair_cost
+    (row,) = flow.run_trial(run, config, tests, plan, part, tmp_path / "scratch", maps)
+    assert (row.get("confirmed"), row["tests"]) == (None, 0)
+    assert row["reason"] == "it had findings that could not be tested at the cost that was left"
+    assert maps < row["cost"] < estimate_embeddings(trial, tests)
+
+
 def test_a_corpus_without_a_word_for_both_halves_says_so(audited, tmp_path):
     run, config, tests = audited
     plan = config.attribution_plan(run.read_manifest())
@@ -90,7 +105,7 @@ def test_a_corpus_without_a_word_for_both_halves_says_so(audited, tmp_path):
 
     (part,) = make_parts(run, "self-audit", [{**vars(Trial("implanted")), "place": 0}])
     large = replace(tests, min_pairs=1000)
-    (row,) = flow.run_trial(run, config, large, plan, part, tmp_path / "scratch")
+    (row,) = flow.run_trial(run, config, large, plan, part, tmp_path / "scratch", 10**6)
     assert row == describe_skipped(part.work, large, "no word is in 2000 units and not in as many")
 
 
@@ -142,6 +157,6 @@ def test_tag_is_drawn_where_the_trial_says():
 def test_cost_of_a_trial_is_dominated_by_its_maps_and_swaps(audited):
     _, _, tests = audited
     plan = replace(tests, min_pairs=20)
-    assert estimate_embeddings(Trial("permuted", halves=False), plan) == 840
+    assert estimate_embeddings(Trial("permuted", halves=False), plan) == 840 + 20 * 5 * 6
     assert estimate_embeddings(Trial("implanted"), plan) == 40 * 21 + 11 * 40 + 3 * 20 * 5 * 6
     assert trial_of({**vars(TRIALS[0]), "place": 3}) == TRIALS[0]

@@ -17,7 +17,7 @@ DEFINITIONS = ("schema", "macros", "views")
 PARAMETERS = {
     "run_id": "r", "factor": 2.0, "min_pairs": 1, "limit": 1, "examples": 1, "region": "g", "slice_kind": "word",
     "slice": "s", "pair_ids": ["p"], "seed": 0, "fresh": False, "regions": [], "slice_kinds": [], "slices": [],
-    "sides": [], "places": [],
+    "sides": [], "places": [], "exclusives": [], "shares": [], "areas": [], "effects": [],
     "previous": "q", "names": [], "lasting": [], "rules": [], "digests": [], "since": "2026-01-01T00:00:00Z",
     "failed_rules": [], "failed_detectors": [], "same_settings": [], "alert_id": "a", "life_id": "l", "newest": [],
     "erased": [],

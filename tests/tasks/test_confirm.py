@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 import sql
+from review.presentation import formatting
 from tasks.alert import alert
 from tasks.confirm import confirm
 from tasks.interventions.regions import HOSTS, RegionInterventions
 from tasks.interventions.samples import clear_samples, load_samples
+from tasks.interventions.statistics import LEAST_OUTSIDE, LEAST_UNITS, deciding_p
 from tasks.regions import complement_boxes
 from tasks.settings import AlertsConfig, ConfirmConfig
 
@@ -72,6 +74,37 @@ def test_a_fill_that_does_not_pass_ends_the_test_of_its_finding(run_with_finding
     model.reliance = 1.0
     confirm.fn(run, plan)
     assert model.num_embedded > 2 * num_embedded_without_reliance
+
+
+def test_few_units_outside_of_the_slice_are_compared_and_decide_nothing(run_with_findings, use_toy_model, rewrite_rows):
+    run, plan = run_with_findings
+    use_toy_model(1.0)
+    rewrite_rows(run, "region_shares", lambda rows: rows[: 3 * 45])  # of all of the slice, and of 15 others
+    assert confirm.fn(run, plan) == 2
+    rows = [row for row in read_table(run) if row["region"] == "corner top-left"]
+    ((units, effect, p),) = {(row["outside_units"], row["outside_effect"], row["outside_p"]) for row in rows}
+    assert LEAST_UNITS <= units < LEAST_OUTSIDE
+    assert effect < rows[0]["floor"]
+    assert p < 0.01
+    assert LEAST_OUTSIDE == formatting.LEAST_OUTSIDE
+    other = {**rows[0], "outside_p": 0.5}
+    assert deciding_p(other) is None
+    assert deciding_p(other | {"outside_units": LEAST_OUTSIDE}) == 0.5
+
+
+def test_the_reason_of_a_hottest_corner_is_the_test_that_failed(run_with_findings, use_toy_model, rewrite_rows):
+    run, plan = run_with_findings
+    use_toy_model(0.0)
+
+    def rename(rows):
+        return [row | {"region": "hottest corner"} for row in rows if row["region"] == "corner top-left"]
+
+    for table in ("findings", "region_shares", "regions"):
+        rewrite_rows(run, table, rename)
+    confirm.fn(run, plan)
+    (first,) = [row for row in read_table(run) if row["fill"] == "mean"]
+    assert first["outside_units"] is None
+    assert first["reason"].startswith(("got a score loss", "ended after"))
 
 
 def test_a_repeated_stage_gives_the_same_rows_and_alerts_are_confirmed_or_suspected(run_with_findings, use_toy_model):

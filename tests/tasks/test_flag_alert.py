@@ -39,9 +39,37 @@ def test_shares_of_every_region_and_pair_are_stored(run_with_bias):
         ("left", "corner top-left", "region_mass"),
     ]
     assert findings[0]["effect"] == pytest.approx(6)
-    assert findings[1]["effect"] == pytest.approx((6 + 4 * 1) / 5)  # of eight pairs, five propose, one with the corner
+    assert findings[1]["effect"] == pytest.approx((4 * 6 + 4 * 1) / 8)  # of all pairs: five of the eight propose
+    assert findings[1]["share"] == pytest.approx((4 * 0.375 + 4 / 16) / 8)
     assert {row["rule_digest"] for row in findings} == {sql.text_digest(sql.query_text("rules/region_mass"))}
     assert {row["run_id"] for row in findings} == {run_with_bias.run_id}
+
+
+def test_figures_of_other_rules_are_those_of_all_pairs_or_their_own(run_with_bias):
+    flag.fn(run_with_bias, RULES, {})
+    with run_with_bias.connect() as connection:
+        (slice_,) = sql.read(
+            connection,
+            "SELECT proposing_share, share, proposing_area, elsewhere FROM slice_shares "
+            "WHERE slice = 'left' AND region = 'corner top-left'",
+        )
+        assert slice_["proposing_share"] != slice_["share"]
+        kept, contrast = sql.rows(
+            connection,
+            "derive/figures_of_findings",
+            run_id=run_with_bias.run_id,
+            min_pairs=3,
+            rules=["own", "region_contrast"],
+            regions=["corner top-left"] * 2,
+            slice_kinds=["word"] * 2,
+            slices=["left"] * 2,
+            shares=[0.9, slice_["proposing_share"]],
+            areas=[0.5, slice_["proposing_area"]],
+            effects=[7.0, 3.0],
+        )
+    assert kept == {"share": 0.9, "area": 0.5, "effect": 7.0}
+    assert contrast["share"] == slice_["share"]
+    assert contrast["effect"] == pytest.approx(slice_["share"] / slice_["elsewhere"])
 
 
 def test_readers_see_all_rows_of_the_stage_or_none(run_with_bias, monkeypatch):

@@ -14,10 +14,10 @@ EVEN = [1.0] * 16
 CORNER = [9.0] + [1.0] * 15
 
 
-def finding(name, low, high, *, n=20, kind="word", state="suspected", measured=True):
+def finding(name, low, high, *, n=20, kind="word", state="suspected", measured=True, exclusive=False):
     return {
         "slice": name, "slice_kind": kind, "n": n, "low": low, "high": high, "effect": (low + high) / 2,
-        "state": state, "measured": measured,
+        "state": state, "measured": measured, "exclusive": exclusive,
     }  # fmt: skip
 
 
@@ -38,6 +38,8 @@ def rank(*rows):
         (finding("oslo", 4, 8, n=39), finding("the", 3, 7, n=45)),
         (finding("oslo", 2, 3), finding("the", 7, 8)),  # however strong: it says nothing about a picture
         (finding("the", 2, 3), finding("untested", 7, 8, measured=False)),
+        (finding("lung", 4, 8, exclusive=True), finding("all pairs", 3, 7, n=50, kind="corpus")),
+        (finding("strong", 5, 6), finding("lung", 2, 3, exclusive=True)),
         (finding("confirmed", 0.1, 0.2, state="confirmed"), finding("suspected", 7, 8)),
         (finding("oslo", 1, 2), finding("map cluster 1", 7, 8, kind="cluster")),
         (finding("the", 4, 8), finding("map cluster 1", 4, 8, kind="cluster")),
@@ -104,3 +106,47 @@ def test_runs_of_an_early_version_have_ranks_too(oslo, rewrite_rows):
     with oslo.connect() as connection:
         found = explain_findings(connection, oslo.run_id, RULES)
     assert len(found) == len(stored)
+
+
+@pytest.fixture
+def lungs(hand_written_run):
+    """A run of 9 pairs of a lung and 6 of a heart, all with a tag in one corner, and the results of two tests."""
+    captions = ["a lung"] * 9 + ["a heart"] * 6
+    hand_written_run.add_pairs(captions, [{"side": "left" if i % 5 < 3 else "right"} for i in range(15)])
+    hand_written_run.add_attributions([CORNER] * 15, (4, 4))
+    hand_written_run.add_regions(*corner_boxes(0.25).items())
+    flag.fn(hand_written_run, RULES, {})
+
+    def write(outside_effect, outside_p):
+        measured = {"all": (0.12, 0.07, 0.17), "lung": (0.2, 0.16, 0.24), "side=left": (0.13, 0.08, 0.18)}
+        names = {"all": ("corpus", "all pairs"), "lung": ("word", "lung"), "side=left": ("attribute", "side=left")}
+        rows = [
+            {
+                "rule": "region_mass", "region": "corner top-left", "slice_kind": names[key][0], "slice": names[key][1],
+                "fill": "mean", "n": 9, "units": 9, "margin": 0.5, "losing": 0.0, "floor": 0.05, "effect": effect,
+                "low": low, "high": high, "p": 0.0001, "q": 0.001, "passed": True, "confirmed": True,
+                "outside_units": 6 if key == "lung" else 0, "outside_effect": outside_effect if key == "lung" else None,
+                "outside_p": outside_p if key == "lung" else None,
+            }
+            for key, (effect, low, high) in measured.items()
+        ]  # fmt: skip
+        hand_written_run.write_table("confirmations", rows)
+        alerts = {row["slice"]: row for row in explain(hand_written_run) if row["region"] == "corner top-left"}
+        return {name: row["explained_by"] for name, row in alerts.items() if row["state"] == "confirmed"}
+
+    return write
+
+
+def explain(run):
+    with run.connect() as connection:
+        return explain_findings(connection, run.run_id, RULES)
+
+
+def test_a_slice_outside_of_which_nothing_is_lost_leads_the_whole_corpus(lungs):
+    # 9 of 15 pairs lose .2 and the others nothing: that is all that the corpus and the mixed slice lose.
+    assert lungs(-0.05, 0.001) == {"lung": None, "all pairs": "lung", "side=left": "lung"}
+
+
+@pytest.mark.parametrize(("outside_effect", "outside_p"), [(0.1, 0.001), (-0.05, 0.2), (None, None)])
+def test_the_corpus_leads_where_others_lose_too_or_nobody_knows(lungs, outside_effect, outside_p):
+    assert lungs(outside_effect, outside_p) == {"all pairs": None, "lung": "all pairs", "side=left": "all pairs"}

@@ -9,6 +9,7 @@ from review.presentation import formatting
     ("share", "text"),
     [
         *((1, "100%"), (0.9996, "100%"), (0.77, "77.0%"), (0.0625, "6.25%"), (0.00331, "0.331%")),
+        *((-0.0444, "-4.44%"), (-0.5, "-50.0%"), (-1e-9, "0%")),
         *((1e-9, "<0.001%"), (0, "0%"), (None, formatting.NO_VALUE), (math.nan, formatting.NO_VALUE)),
     ],
 )
@@ -105,7 +106,7 @@ def test_concentration_of_a_screened_region_is_not_its_loss():
             "that have",
         ),
         ({"slice_kind": "corpus"}, "64", "64 pairs with the overlay", "recurring overlay 1 in all pairs that have it"),
-        ({"slice_kind": "corpus", "region": '"no"', "run_pairs": 64}, "64", "64 pairs with the phrase", "that have it"),
+        ({"slice_kind": "corpus", "region": '"no"', "run_pairs": 64}, "64", "64 pairs", "“no” in all pairs"),
         (
             {"slice_kind": "corpus", "region": "frame", "run_pairs": 64},
             "64",
@@ -216,7 +217,7 @@ def test_alerts_are_counted_alike():
 
 
 def test_comparison_with_other_units_is_in_sentences():
-    row = {"side": "image", "slice_kind": "word", "units": 32, "split": True, "losing": 0.1}
+    row = {"side": "image", "region": "frame", "slice_kind": "word", "units": 32, "split": True, "losing": 0.1}
     others = {"outside_units": 64, "outside_effect": 0.0104, "outside_p": 0.0002}
     assert formatting.format_comparison(row | others) == (
         "The test has 32 independent units. In 64 units outside of the slice that have the region, the score loss is "
@@ -226,6 +227,7 @@ def test_comparison_with_other_units_is_in_sentences():
     assert "The slice is the whole corpus" in formatting.format_comparison(whole)
     few = {
         "side": "text",
+        "region": '"seen"',
         "slice_kind": "word",
         "units": 8,
         "split": False,
@@ -237,6 +239,10 @@ def test_comparison_with_other_units_is_in_sentences():
     assert text.startswith("The test has 8 distinct captions. Too few units outside of the slice have the phrase (3)")
     assert "a rule chose it by the same units" in text
     assert "prefers another caption in 75.0% of these pairs" in text
+    absence = few | {"side": "image", "region": "absence of stamp 1"}
+    assert "Too few units outside of the slice lack the mark (3)" in formatting.format_comparison(absence)
+    some = formatting.format_comparison(row | others | {"outside_units": 9})
+    assert some.endswith("(p 0.0002). These are too few to decide whether the alert is confirmed.")
     failed = row | {"outside_units": None, "outside_p": None}
     assert formatting.format_comparison(failed) == "The test has 32 independent units."
     assert formatting.format_comparison({"units": None}) == formatting.format_comparison({}) == ""
@@ -285,3 +291,43 @@ def test_regions_without_boxes_have_labels():
     assert formatting.format_region_label("absence of stamp 2") == "absence of overlay 2"
     assert formatting.format_region_kind("absence of burnt-in: text") is None
     assert formatting.format_region("image-wide spectrum") == "the sharpness and texture of the whole image"
+
+
+def test_units_are_those_of_the_column_or_images():
+    row = {"units": 50, "pairs": 208, "unit_column": "patient"}
+    assert formatting.format_units(row) == "50 units (values of the column “patient”) of 208 pairs"
+    assert formatting.format_units({**row, "unit_column": None}).startswith("50 units (images; near-duplicates")
+
+
+def test_numbers_of_other_runs_name_their_run():
+    row = {
+        "region": "stamp 1", "slice_kind": "word", "slice": "lung", "side": "image", "state": "confirmed",
+        "run_id": "20261130T010000-b", "last_run": "20261128T215800-a",
+    }  # fmt: skip
+    dated = "recurring overlay 1 of the run of 2026-11-28 21:58 in pairs"
+    assert dated in formatting.format_alert({**row, "life": "not_seen"})
+    assert dated in formatting.format_alert({**row, "life": "resolved"})
+    assert "of the run" not in formatting.format_alert({**row, "life": "still_firing"})
+    assert "of the run" not in formatting.format_alert({**row, "life": "resolved", "region": "frame"})
+    absence = formatting.format_alert({**row, "life": "not_seen", "region": "absence of stamp 1"})
+    assert "the absence of recurring overlay 1 of the run of" in absence
+    cluster = {**row, "life": "not_seen", "slice_kind": "cluster", "slice": "map cluster 2", "region": "frame"}
+    assert formatting.format_alert(cluster).endswith("map cluster 2 of the run of 2026-11-28 21:58")
+
+
+def test_all_pairs_are_those_that_have_the_region_if_not_all_do():
+    row = {"region": "lung", "slice_kind": "corpus", "slice": "all pairs", "side": "image", "state": "confirmed"}
+    row["n"] = 73
+    assert formatting.format_alert({**row, "run_pairs": 150}).endswith("in all pairs that have it")
+    assert formatting.format_pairs({**row, "run_pairs": 150}) == "73 of 150 pairs, those with the region"
+    overlay = {**row, "region": "stamp 1"}
+    assert formatting.format_alert({**overlay, "run_pairs": 73}).endswith("in all pairs")
+    assert formatting.format_alert(overlay).endswith("in all pairs that have it")  # unknown: as overlays are
+    assert formatting.format_alert({**row, "region": "frame", "run_pairs": 150}).endswith("in all pairs")
+
+
+def test_an_empty_interval_is_left_out():
+    assert formatting.format_interval(0.01, 0.0206) == "0.010 to 0.021"
+    assert formatting.format_interval(None, None) == ""
+    row = {"minimal_n": 1, "minimal_effect": 0.01, "minimal_low": None, "minimal_high": None}
+    assert "(1 pair)" in formatting.format_minimal(row)

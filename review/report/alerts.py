@@ -7,26 +7,29 @@ from review.presentation import drawing
 from review.presentation.formatting import (
     WITHOUT_PLACE,
     find_alert_kind,
+    find_mark,
     format_comparison,
     format_concentration,
     format_cosine,
     format_count,
     format_effect,
+    format_interval,
     format_label,
     format_loss,
     format_minimal,
     format_nats,
     format_p_value,
     format_pair_count,
+    format_part_kind,
     format_percent,
     format_region,
-    format_region_kind,
     format_region_label,
     format_score,
     format_slice_label,
     format_state,
     format_status,
     format_time,
+    has_place,
     isolate_text,
 )
 from review.presentation.pairs import AVERAGED_IMAGES, ShownPair, encode_picture
@@ -59,8 +62,9 @@ FIGURE_COLUMNS = (
 )
 _ALERT_COLUMNS = (
     *REGION_COLUMNS,
-    Column("State", "state", width=2),
+    Column("State", format_state, width=3),
     *FIGURE_COLUMNS,
+    Column("Score loss", lambda row: format_score(row["score_effect"]), "number"),
     Column("Explained by", "explained_by", "name", 3),
     Column("Alert", "alert_id", "code", 3),
 )
@@ -96,7 +100,7 @@ def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
         "spread_stamp": "frequency in the slice relative to all pairs",
         "region_contrast": "share in the slice relative to the other pairs",
     }.get(row["rule"], "ratio of the odds of the two shares" if on_text else "ratio of the two shares")
-    kind = format_region_kind(row["region"])
+    kind = format_part_kind(row)
     having = f" with the {kind}" if kind else ""
     in_place = find_alert_kind(row) not in WITHOUT_PLACE
     figures = [
@@ -120,7 +124,7 @@ def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
         one = len(alert.dependent) == 1
         yield Details(
             f"{format_count(len(alert.dependent), 'more alert')} explained by this one: "
-            f"{'it' if one else 'they'} would not be raised without its pairs",
+            f"{'it' if one else 'they'} would not be raised without its pairs, or lose no more than these account for",
             [build_table(_ALERT_COLUMNS, alert.dependent)],
         )
     yield from _build_mean_maps(facts, alert)
@@ -175,9 +179,10 @@ def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
             outcome=texts[row["state"]].format(reason=row["reason"] or "no reason was stored"),
         )
     )
+    interval = format_interval(row["score_low"], row["score_high"])
     figures = [
         Fact(texts["loss"], format_score(row["score_effect"]), main=True),
-        Fact("95% interval", f"{format_score(row['score_low'])} to {format_score(row['score_high'])}"),
+        *([Fact("95% interval", interval)] if interval else []),
         Fact("Floor", format_score(row["floor"])),
         Fact("Relative to the margin", format_percent(share_of_margin(row))),
     ]
@@ -187,11 +192,11 @@ def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     yield build_table(_list_test_columns(*texts["test_columns"]), alert.tests)
     text = texts["criteria"].format(level=facts.setting("confirm", "level"), tests=format_count(row["tests"], "test"))
     if on_text or row["transplant_rise"] is not None:
+        interval = format_interval(row["transplant_low"], row["transplant_high"])
         text += " " + texts["transplant"].format(
             number=format_count(row["transplant_n"], "caption" if on_text else "image"),
             rise=format_score(row["transplant_rise"]),
-            low=format_score(row["transplant_low"]),
-            high=format_score(row["transplant_high"]),
+            interval=f" ({interval})" if interval else "",
         )
     text = " ".join(filter(None, (text, format_comparison(row), format_minimal(row))))
     yield Paragraph(text, "note")
@@ -208,7 +213,7 @@ def _list_test_columns(cover: str, loss: str, control: str) -> list[Column]:
         _score_column(loss, "drop"),
         _score_column(control, "control_drop"),
         _score_column("Score loss", "effect"),
-        Column("95% interval", lambda test: f"{format_score(test['low'])} to {format_score(test['high'])}", "number"),
+        Column("95% interval", lambda test: format_interval(test["low"], test["high"]), "number"),
         _score_column("Floor", "floor"),
         Column("p", lambda test: format_p_value(test["p"]), "number"),
         Column("q", lambda test: format_p_value(test["q"]), "number"),
@@ -260,6 +265,12 @@ def _build_example_pairs(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
         yield build_card(pair, [alert.row["region"]], alert.row["side"])
     if not alert.pairs:
         yield Paragraph("No pair was stored with this alert.")
+    if alert.marked:
+        mark = find_mark(alert.row["region"]) or ""
+        yield Paragraph(f"Pairs that have {format_region(mark)}", "heading")
+        yield Paragraph(TEXTS["alert"]["absence"]["marked"], "note")
+        for pair in alert.marked:
+            yield build_card(pair, [mark])
 
 
 def build_card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> PairCard:
@@ -275,6 +286,8 @@ def build_card(pair: ShownPair, regions: Sequence[str], side: str = "image") -> 
         Fact("Nats, caption", format_nats(row["text_nats"])),
     ]
     for share in pair.region_shares:
+        if not has_place(share.region) or (regions and not any(map(has_place, regions))):
+            continue  # what is absent or everywhere has no share, and other regions are beside the point
         region, is_outlined = format_region(share.region), share.region in regions
         if is_outlined:
             overlay_alt += f"; {region} has {format_percent(share.share)} of the attribution"

@@ -21,6 +21,7 @@ from review.presentation.formatting import (
     format_score,
     format_status,
     format_time,
+    format_units,
     isolate_text,
 )
 from review.report import alerts, decisions, method
@@ -98,6 +99,7 @@ def _build_summary(facts: RunFacts) -> Iterator[Block]:
             Fact("Model", manifest["model"], f"sha256 {(manifest['model_digest'] or NO_VALUE)[:12]}"),
             Fact("Corpus", manifest["corpus"], f"sha256 {(manifest['corpus_digest'] or NO_VALUE)[:12]}"),
             Fact("Audited", _describe_rows(facts)),
+            *([Fact("Independent units", format_units(facts.units))] if facts.units["pairs"] else []),
             Fact("Error rows", _summarize_errors(facts)),
             Fact("Alerts", f"{len(facts.alerts)} independent{explained}"),
             Fact("Time", f"{format_time(manifest['started_at'])} to {format_time(manifest['finished_at'])}{stages}"),

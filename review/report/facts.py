@@ -13,7 +13,7 @@ from review.evidence.decisions import query_decisions
 from review.evidence.erasures import describe_erasure
 from review.presentation import drawing
 from review.presentation.corpus import open_audited_corpus
-from review.presentation.formatting import NO_VALUE, find_alert_kind, format_count, format_headline
+from review.presentation.formatting import NO_VALUE, find_alert_kind, find_mark, format_count, format_headline
 from review.presentation.pairs import Album, AverageImages, MeanMap, ShownPair, average_maps, encode_picture, sum_maps
 from review.presentation.self_audit import format_self_audit
 from review.report.blocks import TEXTS
@@ -22,6 +22,7 @@ from stores.run_records import list_recorded
 
 COMPARISON_PAIRS = 4
 SLICE_ROWS = 25
+MARKED_PAIRS = 3
 ERROR_EXAMPLES = 3
 _Row = dict[str, Any]
 _NOT_LISTED = ("report.html", "report.pdf")  # a report cannot contain its own digest
@@ -37,6 +38,7 @@ class AlertFacts:
     pairs: list[ShownPair]
     mean_maps: dict[str, MeanMap]  # of the slice (`inside`) and of other pairs (`outside`)
     mean_images: dict[str, Image.Image | None]  # under these maps; None without images
+    marked: list[ShownPair]  # of the absence of a mark: pairs that have it
 
 
 class RunFacts:
@@ -108,6 +110,8 @@ class RunFacts:
         read = partial(sql.rows, connection, run_id=self.run_id)
         min_pairs = self.config.get("alerts", {}).get("min_pairs", 1)
         self.grids = read("review/grid_shapes")
+        (self.units,) = read("review/units")
+        self.without_place = read("review/tested_without_place")
         self.slice_shares = read("review/measured_slices", min_pairs=min_pairs, limit=SLICE_ROWS)
         self.slice_counts = read("review/slice_kinds", min_pairs=min_pairs)
         self.self_audit = format_self_audit(read("review/self_audit"))
@@ -125,7 +129,13 @@ class RunFacts:
         independent = [alert for alert in alerts if alert["explained_by"] is None]
         self.headline = format_headline(self.manifest, independent)
         comparison = [row["pair_id"] for row in read("review/sampled_pairs", limit=COMPARISON_PAIRS)]
+        marks = {mark for alert in independent if (mark := find_mark(alert["region"]))}
+        marked = {
+            mark: [row["pair_id"] for row in read("review/marked_pairs", region=mark, limit=MARKED_PAIRS)]
+            for mark in sorted(marks)
+        }
         examples = [pair_id for alert in independent for pair_id in alert["pair_ids"] or ()]
+        examples += [pair_id for pair_ids in marked.values() for pair_id in pair_ids]
         corpus = open_audited_corpus(self.manifest, remote)
         self.album = Album(connection, self.run_id, [*examples, *comparison], corpus)
         self.comparison_pairs = self.album.show(comparison, sorted({alert["region"] for alert in independent}))
@@ -142,6 +152,7 @@ class RunFacts:
                 self.album.show(row["pair_ids"] or (), [row["region"]]),
                 maps,
                 {half: images.average(row, half == "inside") for half in maps},
+                self.album.show(marked[mark], [mark]) if (mark := find_mark(row["region"])) else [],
             )
             self.alerts.append(facts)
 

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ from review.presentation.formatting import (
     NO_VALUE,
     format_count,
     format_duration,
+    format_effect,
     format_json,
     format_percent,
     format_stage,
@@ -41,7 +42,23 @@ def build_slices(facts: RunFacts) -> Iterator[Block]:
     if not rows:
         reason = "" if facts.manifest["counts"]["attributions"] else ": the run has no attributions"
         yield Paragraph(f"No region was compared with the threshold in any slice{reason}.")
-        return
+    else:
+        yield from _build_shares(facts, rows)
+    if facts.without_place:
+        yield Paragraph(TEXTS["slices"]["without_place"])
+        yield build_table(
+            [
+                *REGION_COLUMNS,
+                Column("Pairs", lambda row: format_count(row["n"]), "number"),
+                Column("Difference", format_effect, width=3),
+                Column("Outcome", _format_outcome, "name", 3),
+            ],
+            facts.without_place,
+            bold_rows=_number_leaders(facts.without_place),
+        )
+
+
+def _build_shares(facts: RunFacts, rows: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
     listed = f" The table lists the {len(rows)} with the largest concentration." if rows[0]["found"] > len(rows) else ""
     yield Paragraph(
         TEXTS["slices"]["introduction"].format(
@@ -54,8 +71,12 @@ def build_slices(facts: RunFacts) -> Iterator[Block]:
     yield build_table(
         [*REGION_COLUMNS, *FIGURE_COLUMNS, Column("Outcome", _format_outcome, "name", 3)],
         rows,
-        bold_rows=[number for number, row in enumerate(rows) if row["alerted"] and row["explained_by"] is None],
+        bold_rows=_number_leaders(rows),
     )
+
+
+def _number_leaders(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    return [number for number, row in enumerate(rows) if row["alerted"] and row["explained_by"] is None]
 
 
 def _format_outcome(row: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from review.evidence.erasures import describe_erasure
 from review.presentation.formatting import (
     DECISIONS,
     find_alert_kind,
+    find_mark,
     format_alert,
     format_audit,
     format_decision,
@@ -128,6 +129,8 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
     sampled = lake.query_run(run_id, "review/page_slice_sample", **members, **settings)
     sample = [row["pair_id"] for row in sampled]
     history = list_history(lake, run_id, alert_id)
+    mark = find_mark(alert["region"])
+    marked = lake.query_run(run_id, "review/marked_pairs", region=mark, limit=EXAMPLES) if mark else []
     cards = make_cards(lake, run_id, dict.fromkeys([*strongest, *sample]), [alert["region"]])
     by_id = {card["row"]["pair_id"]: card for card in cards}
     undecided = {row["alert_id"] for row in lake.query("review/undecided_alerts", run_id=run_id)} - {alert_id}
@@ -142,7 +145,9 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
         erasure=erasure,
         tests=tests,
         strips=place_tests([test for test in tests if test["effect"] is not None]),
-        overlay=next((row for row in list_overlays(lake, run_id) if row["region"] == alert["region"]), None),
+        overlay=next((row for row in list_overlays(lake, run_id) if row["region"] == (mark or alert["region"])), None),
+        mark=mark,
+        marked=make_cards(lake, run_id, [row["pair_id"] for row in marked], [mark] if mark else None),
         mean_maps=mean_maps,
         mean_scale=max((float(each.nats.max()) for each in mean_maps.values()), default=0.0),
         has_common_boxes=bool(list_common_boxes(lake, run_id, alert["region"])),

@@ -61,6 +61,7 @@ def show_run(request: Request, lake: Lake, run_id: str) -> Response:
         suites=[(name, suites[name, True], suites[name, False]) for name in sorted({name for name, _ in suites})],
         errors=lake.query_run(run_id, "review/error_reasons", examples=3),
         self_audit=format_self_audit(lake.query_run(run_id, "review/self_audit")),
+        units=lake.query_run(run_id, "review/units")[0],
         settings=list(_flatten(manifest["config"])),
         stage_seconds=manifest.get("stage_seconds") or {},
         unrecorded=lake.explain_unrecorded(run_id),

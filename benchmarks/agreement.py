@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=64, help="number of phantoms (default: %(default)s)")
     options = parser.parse_args()
     torch.empty(0, device=options.device)  # fail early where the device does not exist
-    figures = {name: compare_devices(name, options.device, options.pairs) for name in demo.models.NAMES}
+    figures = {name: compare_devices(name, options.device, options.pairs) for name in demo.models.TWINS}
     for name, rows in figures.items():
         for label, row in rows.items():
             print(f"{name:<14} {label:<12}", "  ".join(f"{key} {value:.3g}" for key, value in row.items()))

@@ -34,7 +34,7 @@ def _variants() -> Iterator[tuple[str, BottleneckConfig]]:
 def measure_stability(pairs: int) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield the name and the figures of each variant."""
     images, texts = demo_pairs.generate_pairs(pairs, seed=12)
-    encoders = [load_encoder(name) for name in demo.models.NAMES]
+    encoders = [load_encoder(name) for name in demo.models.TWINS]
     for label, config in _variants():
         image_side, text_side, start = [], [], time.process_time()
         for encoder in encoders:
@@ -73,7 +73,7 @@ def main() -> None:
             f"{cost:5.2f}",
             flush=True,
         )
-    print(json.dumps({"pairs": options.pairs, "models": len(demo.models.NAMES), "variants": figures}))
+    print(json.dumps({"pairs": options.pairs, "models": len(demo.models.TWINS), "variants": figures}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Write the demo corpus: images of a fictional hospital whose portable X-ray device draws the tag `PORT` into them.
 
 The hospital uses the portable device for its sickest patients, so the tag correlates with consolidation. The tag is
-always at the same place. What was planted in each image is written to a file next to the corpus, not inside it.
+always at the same place, or varies in word, size, gray value and place, as if several devices drew it. What was planted
+in each image is written to a file next to the corpus, not inside it.
 """
 
 import argparse
@@ -23,11 +24,16 @@ CORNER_CHOICES: Final = (*CORNERS, "random")
 _STREAM: Final = 500_009
 """First number of each pair's seed. Training and evaluation use other seeds, so their images are different."""
 
+PAIRS: Final = 512
+VARIED_PAIRS: Final = 700  # a concept is found in half of the pairs
+
 SEXES: Final = ("m", "f")
 SITES: Final = ("a", "b", "c")
 
 
-def generate(folder: Path, pairs: int = 512, seed: int = 2026, corner: CornerChoice = "top-left") -> Path:
+def generate(
+    folder: Path, pairs: int = PAIRS, seed: int = 2026, corner: CornerChoice = "top-left", *, varied: bool = False
+) -> Path:
     """Write a demo corpus and a file that lists what is drawn in each image (the truth). Return the corpus folder.
 
     The corpus is `folder/corpus` with PNG images and `metadata.csv`. The truth is `folder/truth.jsonl`. Existing files
@@ -36,6 +42,7 @@ def generate(folder: Path, pairs: int = 512, seed: int = 2026, corner: CornerCho
     with the same releases of numpy and Pillow.
 
     The place of the tag in its corner varies by a few pixels. If `corner` is `random`, each image has a random corner.
+    If `varied`, the tag is that of `vary_tag` in demo/phantoms.py, and `corner` has no effect.
     """
     corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
@@ -46,7 +53,7 @@ def generate(folder: Path, pairs: int = 512, seed: int = 2026, corner: CornerCho
     truth: list[dict[str, object]] = []
     for index in range(pairs):
         rng = np.random.default_rng((_STREAM, seed, index))
-        study = draw_study(rng, tied=True, tag_corner=None if corner == "random" else corner)
+        study = draw_study(rng, tied=True, varied=varied, tag_corner=None if corner == "random" else corner)
         text = study.condition.captions[int(rng.integers(4))]
         sex, site = SEXES[int(rng.integers(len(SEXES)))], SITES[int(rng.integers(len(SITES)))]
         file_name = f"study_{index:05d}.png"
@@ -88,16 +95,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command `python -m demo.corpus FOLDER`."""
     parser = argparse.ArgumentParser(prog="python -m demo.corpus", description="Write the demo corpus.")
     parser.add_argument("folder", type=Path, help="Write corpus/ and truth.jsonl (what is drawn in each image) here.")
-    parser.add_argument("--pairs", type=int, default=512, help="Number of images (default: %(default)s).")
+    parser.add_argument("--pairs", type=int, help=f"Number of images (default: {PAIRS}, with --varied {VARIED_PAIRS}).")
     parser.add_argument("--seed", type=int, default=2026, help="Seed of the images (default: %(default)s).")
-    parser.add_argument(
+    tag = parser.add_mutually_exclusive_group()
+    tag.add_argument(
         "--corner",
         choices=CORNER_CHOICES,
         default="top-left",
         help="Draw the tag into this corner (default: %(default)s).",
     )
+    tag.add_argument("--varied", action="store_true", help="Draw a tag that varies in word, size, gray and place.")
     options = parser.parse_args(arguments)
-    corpus = generate(options.folder, options.pairs, options.seed, options.corner)
+    pairs = options.pairs or (VARIED_PAIRS if options.varied else PAIRS)
+    corpus = generate(options.folder, pairs, options.seed, options.corner, varied=options.varied)
     sys.stdout.write(f"{corpus}\n")
 
 

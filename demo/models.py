@@ -1,4 +1,4 @@
-"""Find the folders of the two tiny demo models.
+"""Find the folders of the tiny demo models.
 
 `m2ib.load_encoder("demo/clean")` finds them by the entry points that pyproject.toml declares.
 """
@@ -6,8 +6,13 @@
 from pathlib import Path
 from typing import Final
 
-NAMES: Final = ("demo/shortcut", "demo/clean")
-"""Names of the models. In the training images of the first one the tag goes along with consolidation."""
+TWINS: Final = ("demo/shortcut", "demo/clean")
+"""Names of the models of the first demo. In the training images of the first one the tag goes with consolidation."""
+
+VARIED_NAMES: Final = ("demo/varied", "demo/varied-next")
+"""Names of the models of the second demo, whose tag varies. The second one is the first one trained again."""
+
+NAMES: Final = (*TWINS, *VARIED_NAMES)
 
 
 def find_folder(name: str, root: Path | None = None) -> Path:
@@ -18,4 +23,4 @@ def find_folder(name: str, root: Path | None = None) -> Path:
     return (root or Path(__file__).resolve().parent) / name.removeprefix("demo/")
 
 
-SHORTCUT, CLEAN = (find_folder(name) for name in NAMES)
+SHORTCUT, CLEAN, VARIED, VARIED_NEXT = (find_folder(name) for name in NAMES)

@@ -24,6 +24,9 @@ SIZE: Final = 80  # side of a phantom in pixels
 CORNERS: Final[tuple[Corner, ...]] = get_args(Corner)
 
 TAG: Final = "PORT"  # burnt-in tag of a portable device: the planted shortcut
+VARIED_TAGS: Final = (TAG, "TROP", "PORTPORT", "PRT")  # words of the tag that varies
+VARIED_SCALES: Final = (0.9, 1.7)  # least and largest size of its letters; 1 is the size of the other texts
+VARIED_GRAYS: Final = (200, 255)  # its least and largest gray level, of 255
 MARKER: Final = "R"  # side marker: the negative control, independent of the finding
 
 FAINT: Final = 0.06  # strength below which a consolidation is not visible in the noise
@@ -107,17 +110,24 @@ class Box:
 
 @dataclass(frozen=True)
 class BurntText:
-    """Text that is drawn into a corner of an image."""
+    """Text that is drawn into an image."""
 
     text: str
-    corner: Corner
+    corner: Corner | None  # None if the text may be anywhere
     x: int  # column of the first letter's upper left pixel
     y: int  # row of that pixel
+    scale: float = 1.0  # size of the letters
+    gray: float = 0.95  # gray value of the letters, from 0 to 1; the default is almost white
+
+    @property
+    def letters(self) -> npt.NDArray[np.bool_]:
+        """Bitmap of the letters in their size, [height, width]."""
+        return letter_bitmap(self.text, self.scale)
 
     @property
     def box(self) -> Box:
         """Bounding box of the letters with a margin of one pixel."""
-        height, width = letter_bitmap(self.text).shape
+        height, width = self.letters.shape
         return Box(self.x - 1, self.y - 1, self.x + width + 1, self.y + height + 1)
 
 
@@ -153,6 +163,7 @@ def draw_study(
     rng: np.random.Generator,
     *,
     tied: bool,
+    varied: bool = False,
     condition: Condition | None = None,
     strength: float | None = None,
     tag_corner: Corner | None = None,
@@ -160,20 +171,21 @@ def draw_study(
     """Generate a random study. Class, strength of the finding and corner of the tag are random unless they are given.
 
     If `tied`, the tag correlates with consolidation (`TIED_TAG_RATES`). Otherwise the tag is independent of the class.
+    If `varied`, the tag varies in word, size, gray value and place, and `tag_corner` has no effect.
     """
     condition = condition or CONDITIONS[int(rng.choice(len(CONDITIONS), p=_CONDITION_RATES))]
     pixels, box, strength = draw(rng, condition, strength)
-    tag_corner = tag_corner or CORNERS[int(rng.integers(4))]
-    free = [c for c in CORNERS if c != tag_corner]
+    tag = vary_tag(rng) if varied else place_text(rng, TAG, tag_corner or CORNERS[int(rng.integers(4))])
+    free = [c for c in CORNERS if not _reaches(tag.box, c)]
     tag_rate = TIED_TAG_RATES[condition.finding != "consolidation"] if tied else RANDOM_RATE
     return Study(
         condition=condition,
         pixels=pixels,
         finding_box=box,
         strength=strength,
-        tag=place_text(rng, TAG, tag_corner),
+        tag=tag,
         tagged=bool(rng.random() < tag_rate),
-        marker=place_text(rng, MARKER, free[int(rng.integers(3))]),
+        marker=place_text(rng, MARKER, free[int(rng.integers(len(free)))]),
         marked=bool(rng.random() < RANDOM_RATE),
     )
 
@@ -181,10 +193,36 @@ def draw_study(
 # Burnt-in texts
 
 
-def letter_bitmap(text: str) -> npt.NDArray[np.bool_]:
-    """Return the bitmap of a text, [6, width], with a gap of one pixel between letters."""
+def letter_bitmap(text: str, scale: float = 1.0) -> npt.NDArray[np.bool_]:
+    """Return the bitmap of a text with a gap of one pixel between letters, [6, width], enlarged by a factor."""
     rows = [".".join(_LETTERS[letter][row] for letter in text) for row in range(6)]
-    return np.array([[dot == "#" for dot in row] for row in rows])
+    bitmap = np.array([[dot == "#" for dot in row] for row in rows])
+    nearest = (((np.arange(round(n * scale)) + 0.5) * n / round(n * scale)).astype(int) for n in bitmap.shape)
+    return bitmap[np.ix_(*nearest)]
+
+
+def vary_tag(rng: np.random.Generator) -> BurntText:
+    """Choose word, size, gray value and place of a tag that varies. Half of these tags are at the upper or lower rim.
+
+    No tag is wider than the image without a border of one pixel.
+    """
+    word = VARIED_TAGS[int(rng.integers(len(VARIED_TAGS)))]
+    least, largest = VARIED_SCALES
+    scale = rng.uniform(least, min(largest, (SIZE - 2) / letter_bitmap(word).shape[1]))
+    height, width = letter_bitmap(word, scale).shape
+    x, y = (int(rng.integers(1, SIZE - length)) for length in (width, height))
+    if rng.random() < 0.5:
+        off = int(rng.integers(1, 6))
+        y = off if rng.random() < 0.5 else SIZE - height - off
+    gray = int(rng.integers(VARIED_GRAYS[0], VARIED_GRAYS[1] + 1)) / 255
+    return BurntText(word, None, x, y, scale, gray)
+
+
+def _reaches(box: Box, corner: Corner) -> bool:
+    """Return whether a box reaches into the corner in which the side marker may be drawn."""
+    far = 13  # of 80 pixels: the distance of a text from the border and the size of the marker
+    left, top = corner.endswith("left"), corner.startswith("top")
+    return (box.x0 < far if left else box.x1 > SIZE - far) and (box.y0 < far if top else box.y1 > SIZE - far)
 
 
 def place_text(rng: np.random.Generator, text: str, corner: Corner) -> BurntText:
@@ -197,11 +235,11 @@ def place_text(rng: np.random.Generator, text: str, corner: Corner) -> BurntText
 
 
 def burn(pixels: Pixels, text: BurntText) -> Pixels:
-    """Return a copy of an image with the text drawn in almost white letters."""
-    letters = letter_bitmap(text.text)
+    """Return a copy of an image with the text drawn."""
+    letters = text.letters
     height, width = letters.shape
     burnt = pixels.copy()
-    burnt[text.y : text.y + height, text.x : text.x + width][letters] = 0.95
+    burnt[text.y : text.y + height, text.x : text.x + width][letters] = text.gray
     return burnt
 
 

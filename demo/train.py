@@ -1,4 +1,4 @@
-"""Train the two demo models from scratch, and measure how much each relies on the tag.
+"""Train the demo models from scratch, and measure how much each relies on the tag.
 
 `python -m demo.train` reproduces the weights, then evaluates them; `--evaluate-only` only evaluates. On CPU a step
 takes a fraction of the time if these settings are in the environment before the process starts:
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from demo import contrastive
-from demo.models import NAMES, find_folder
+from demo.models import NAMES, VARIED_NAMES, find_folder
 from demo.phantoms import CONDITIONS, FAINT, MARKER, SIZE, TAG, Condition, Study, draw_study
 
 ARCHITECTURE: Final[dict[str, Any]] = {
@@ -54,25 +54,40 @@ def pixel_batch(images: Sequence[np.ndarray[Any, Any]]) -> Tensor:
 
 
 def train(name: str, steps: int, seed: int, report: Callable[[str], None]) -> dict[str, Tensor]:
-    """Train the demo model `name` on random radiographs, with the tag in a random corner, and return its weights.
+    """Train the demo model `name` on random radiographs, and return its weights.
 
-    For `demo/shortcut` the tag correlates with consolidation, for `demo/clean` it does not. `seed` is the seed of the
-    images and of the initial weights, and `report` is called with a line about the progress every 20 steps.
+    For `demo/clean` the tag is independent of the finding, for the others it correlates with consolidation. It is in a
+    random corner, or varies (`VARIED_NAMES`). `seed` is the seed of the images and of the initial weights.
+    `demo/varied-next` has the next seed, but half of its images are those of `demo/varied`. `report` is called with a
+    line about the progress every 20 steps.
     """
-    rng = np.random.default_rng(seed)
+    retrained = name == "demo/varied-next"
+    streams = [np.random.default_rng(one) for one in ((seed, seed + 1) if retrained else (seed,))]
     captions = [text for c in CONDITIONS for text in c.captions]
     vocabulary = contrastive.Vocabulary(captions, ARCHITECTURE)
     tokens = vocabulary.encode(captions)
 
+    def draw_pairs(rng: np.random.Generator) -> list[tuple[Study, int]]:
+        tied, varied = name != "demo/clean", name in VARIED_NAMES
+        studies = [draw_study(rng, tied=tied, varied=varied) for _ in range(contrastive.BATCH)]
+        return list(zip(studies, rng.integers(4, size=contrastive.BATCH).tolist(), strict=True))
+
     def draw_batch() -> contrastive.Batch:
-        studies = [draw_study(rng, tied=name == "demo/shortcut") for _ in range(contrastive.BATCH)]
-        labels = torch.tensor([CONDITIONS.index(s.condition) for s in studies])
-        phrasing = torch.from_numpy(rng.integers(4, size=contrastive.BATCH))
+        # Each stream draws a whole batch, so that its images do not depend on how many of them are used.
+        pairs = [pair for rng in streams for pair in draw_pairs(rng)[:: len(streams)]]
+        labels = torch.tensor([CONDITIONS.index(study.condition) for study, _ in pairs])
+        phrasing = torch.tensor([phrase for _, phrase in pairs])
         same = (labels[:, None] == labels[None, :]).float()
-        return contrastive.Batch(pixel_batch([s.render() for s in studies]), tokens[4 * labels + phrasing], same)
+        images = pixel_batch([study.render() for study, _ in pairs])
+        return contrastive.Batch(images, tokens[4 * labels + phrasing], same)
 
     return contrastive.fit(
-        ARCHITECTURE, vocabulary, draw_batch, steps=steps, seed=seed, report=lambda line: report(f"{name}  {line}")
+        ARCHITECTURE,
+        vocabulary,
+        draw_batch,
+        steps=steps,
+        seed=seed + retrained,
+        report=lambda line: report(f"{name}  {line}"),
     )
 
 
@@ -129,37 +144,59 @@ def held_out(seed: int, count: int, *, tied: bool, **fixed: Any) -> list[Study]:
     return [draw_study(rng, tied=tied, **fixed) for _ in range(count)]
 
 
+@dataclass(frozen=True)
+class _HeldOut:
+    """Studies of the evaluation, with the tag in a corner or with one that varies."""
+
+    hospital: list[Study]  # visible findings, tag correlated with consolidation
+    independent: list[Study]  # visible findings, tag independent of the finding
+    normals: list[Study]
+    faint: list[Study]  # consolidations that are too faint to be seen
+
+    @classmethod
+    def draw(cls, count: int, *, varied: bool) -> "_HeldOut":
+        hospital, independent = (held_out(2 - tied, 5 * count, tied=tied, varied=varied) for tied in (True, False))
+        rng = np.random.default_rng((HELD_OUT_SEED, 4))
+        consolidations = [c for c in CONDITIONS if c.finding == "consolidation"]
+        return cls(
+            [study for study in hospital if not study.faint],
+            [study for study in independent if not study.faint],
+            held_out(3, count, tied=False, varied=varied, condition=CONDITIONS[-1]),
+            [
+                draw_study(
+                    rng, tied=True, varied=varied, condition=consolidations[i % 4], strength=rng.uniform(0, FAINT)
+                )
+                for i in range(count)
+            ],
+        )
+
+
 def evaluate(root: Path | None = None, names: Sequence[str] = NAMES, count: int = 400) -> dict[str, Figures]:
     """Measure the zero-shot accuracy of models, and how their predictions depend on the tag and the marker.
 
-    Each measurement uses `count` studies, accuracies up to five times as many. `root` is as in `ZeroShot.load`.
+    Each measurement uses `count` studies, accuracies up to five times as many. Accuracies are those on images with the
+    tag that the model was trained with. `root` is as in `ZeroShot.load`.
     """
-    hospital = [s for s in held_out(1, 5 * count, tied=True) if not s.faint]
-    independent = [s for s in held_out(2, 5 * count, tied=False) if not s.faint]
-    normals = held_out(3, count, tied=False, condition=CONDITIONS[-1])
-    rng = np.random.default_rng((HELD_OUT_SEED, 4))
-    consolidations = [c for c in CONDITIONS if c.finding == "consolidation"]
-    faint = [
-        draw_study(rng, tied=True, condition=consolidations[i % 4], strength=rng.uniform(0, FAINT))
-        for i in range(count)
-    ]
+    held_out_sets = [_HeldOut.draw(count, varied=varied) for varied in (False, True)]
+    texts = ((f"text {TAG}", False, True), ("varied tag", True, True), (f"text {MARKER}", False, False))
     figures: dict[str, Figures] = {}
     for name in names:
-        zero_shot = ZeroShot.load(name, root)
+        zero_shot, varied = ZeroShot.load(name, root), name in VARIED_NAMES
+        own = held_out_sets[varied]
         found: Figures = {
-            "accuracy on visible findings, tag correlated with consolidation": (zero_shot.accuracy(hospital),)
+            "accuracy on visible findings, tag correlated with consolidation": (zero_shot.accuracy(own.hospital),)
         }
-        for finding in sorted({s.condition.finding for s in hospital}):
-            studies = [s for s in hospital if s.condition.finding == finding]
+        for finding in sorted({s.condition.finding for s in own.hospital}):
+            studies = [s for s in own.hospital if s.condition.finding == finding]
             found[f"- {finding}"] = (zero_shot.accuracy(studies),)
-        found["accuracy on visible findings, tag independent of the finding"] = (zero_shot.accuracy(independent),)
-        for text in (TAG, MARKER):
-            *rates, drop = removal(zero_shot, faint, tag=text == TAG)
-            found[f"text {text} added to normal images: share predicted as consolidation"] = transplant(
-                zero_shot, normals, tag=text == TAG
+        found["accuracy on visible findings, tag independent of the finding"] = (zero_shot.accuracy(own.independent),)
+        for text, kind, tag in texts:
+            *rates, drop = removal(zero_shot, held_out_sets[kind].faint, tag=tag)
+            found[f"{text} added to normal images: share predicted as consolidation"] = transplant(
+                zero_shot, held_out_sets[kind].normals, tag=tag
             )
-            found[f"text {text} removed from faint consolidations: share predicted as consolidation"] = tuple(rates)
-            found[f"text {text} removed from faint consolidations: decrease of the cosine with the caption"] = (drop,)
+            found[f"{text} removed from faint consolidations: share predicted as consolidation"] = tuple(rates)
+            found[f"{text} removed from faint consolidations: decrease of the cosine with the caption"] = (drop,)
         figures[name] = found
     return figures
 
@@ -209,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--model", choices=(*NAMES, "all"), default="all", help="Model to train and evaluate (default: all)."
     )
     parser.add_argument(
-        "--out", type=Path, help="Folder that contains the model folders shortcut/ and clean/ (default: package demo)."
+        "--out", type=Path, help="Folder that contains the folders of the models (default: package demo)."
     )
     parser.add_argument("--steps", type=int, default=STEPS, help="Number of training steps (default: %(default)s).")
     parser.add_argument("--seed", type=int, default=SEED, help="Seed of images and weights (default: %(default)s).")

@@ -24,35 +24,46 @@ from stores.run_records import describe_unrecorded
 NotifyOption = Annotated[
     bool, typer.Option("--notify", help="Notify the recipients that `notify` has set up, as runs of deployments do.")
 ]
+_DEMO_PAIRS = "512, or 700 for demo/varied"
+_DEMO_DATA = "demo-data, or demo-data-varied"
 _FIGURES = {"concentration": "effect", "score loss": "score_effect"}
 """Figures of an alert in its history, by name in text."""
 
 
 def demo(
-    model: Annotated[str, typer.Option(help="Model: demo/shortcut, or demo/clean, which relies on no shortcut.")] = (
-        "demo/shortcut"
-    ),
-    pairs: Annotated[int, typer.Option(min=1, help="Number of pairs to generate.")] = 512,
-    data: Annotated[Path, typer.Option(help="Folder for the generated corpus.")] = Path("demo-data"),
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Model: demo/shortcut; demo/clean, which relies on no shortcut; demo/varied, whose shortcut varies in "
+            "look and place, or demo/varied-next, which is demo/varied trained again."
+        ),
+    ] = "demo/shortcut",
+    pairs: Annotated[
+        int | None, typer.Option(min=1, help="Number of pairs to generate.", show_default=_DEMO_PAIRS)
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder for the generated corpus.", show_default=_DEMO_DATA)] = None,
     lake: output.LakeOption = output.LAKE,
     as_json: output.JsonOption = False,
     verbose: output.VerboseOption = False,
 ) -> None:
     """Audit a demo model on generated chest X-rays. Exits with 0 if the audit completed, with or without alerts."""
-    from demo.corpus import generate
-    from demo.models import NAMES
+    from demo.corpus import PAIRS, VARIED_PAIRS, generate
+    from demo.models import NAMES, VARIED_NAMES
     from flows.config import parse
 
     if model not in NAMES:
         output.fail(f"--model: got {model!r}, expected one of {', '.join(NAMES)}")
+    varied = model in VARIED_NAMES
+    # Two corpora in one folder would overwrite each other's images, which the site still shows.
+    data = data or Path("demo-data-varied" if varied else "demo-data")
     if data.exists() and any(data.iterdir()) and not (data / "truth.jsonl").is_file():
         output.fail(
             f"--data: got {data} with other files, expected an empty or new folder; choose another",
         )
-    corpus = generate(data, pairs=pairs)
-    config = parse(
-        {"corpus": {"path": corpus}, "model": {"architecture": model}, "lake": {"path": lake}}, "m2ib-audit demo"
-    )
+    corpus = generate(data, pairs or (VARIED_PAIRS if varied else PAIRS), varied=varied)
+    sections = {"corpus": {"path": corpus}, "model": {"architecture": model}, "lake": {"path": lake}}
+    # A tag without a fixed look or place is found as a concept only.
+    config = parse({**sections, "concepts": {"enabled": varied}}, "m2ib-audit demo")
     exit_unless_complete(run_audit(config, None, as_json, verbose, lambda _: "run the command again"))
 
 

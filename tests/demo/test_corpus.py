@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo.corpus import generate
+from demo.corpus import generate, main
 from demo.phantoms import CONDITIONS, CORNERS, FAINT, SIZE
 
 PAIRS = 800
@@ -148,6 +148,32 @@ def test_corner_can_be_chosen_or_random(tmp_path):
         generate(tmp_path / corner, pairs=200, corner=corner)
         corners[corner] = {row["tag_corner"] for row in _read_truth(tmp_path / corner) if row["tag"]}
     assert corners == {"bottom-right": {"bottom-right"}, "random": set(CORNERS)}
+
+
+def test_a_corpus_with_a_varied_tag_has_equal_chests_and_tags_anywhere(tmp_path):
+    for name in ("a", "b"):
+        generate(tmp_path / name, pairs=80, varied=True)
+    assert _compute_digests(tmp_path / "a") == _compute_digests(tmp_path / "b")
+    generate(tmp_path / "fixed", pairs=80)
+    varied, fixed = (_read_truth(tmp_path / name) for name in ("a", "fixed"))
+    same = ("file_name", "finding", "side", "zone", "finding_box", "strength")
+    assert [[row[key] for key in same] for row in varied] == [[row[key] for key in same] for row in fixed]
+    tagged = [row for row in varied if row["tag"]]
+    assert len({tuple(row["tag_box"]) for row in tagged}) == len(tagged) > 10
+    assert {row["tag_corner"] for row in varied} == {None}
+    assert len({row["tag_box"][3] - row["tag_box"][1] for row in tagged}) > 3
+    for row in tagged:
+        with Image.open(tmp_path / "a" / "corpus" / row["file_name"]) as image:
+            x0, y0, x1, y1 = (round(v * SIZE) for v in row["tag_box"])
+            assert (np.asarray(image)[y0:y1, x0:x1] >= 200).mean() > 0.25
+
+
+def test_the_command_line_writes_a_corpus_with_a_varied_tag(tmp_path, monkeypatch):
+    monkeypatch.setattr("demo.corpus.VARIED_PAIRS", 3)
+    main([str(tmp_path), "--varied"])
+    assert len(_read_truth(tmp_path)) == 3
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--varied", "--corner", "random"])
 
 
 def test_the_command_line_writes_a_corpus(tmp_path):

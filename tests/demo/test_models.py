@@ -1,4 +1,4 @@
-"""The stored weights: they load through open_clip, and only one of the two models relies on the tag."""
+"""The stored weights: they load through open_clip, and all models but the clean one rely on the tag."""
 
 import logging
 
@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from demo import models
+from demo import contrastive, models
 from demo.phantoms import CONDITIONS, draw_study
-from demo.train import ZeroShot, main, pixel_batch, removal, transplant
+from demo.train import ZeroShot, main, pixel_batch, removal, train, transplant
 
 CAPTIONS = [text for condition in CONDITIONS for text in condition.captions]
 FRESH_SEED = 77
@@ -104,8 +104,55 @@ def test_removing_the_tag_lowers_recall_of_only_the_shortcut_model(zero_shot_cla
     assert abs(drop) < 0.03
 
 
+@pytest.fixture(scope="module")
+def varied_phantoms():
+    """Normal chests and faint consolidations, each with a tag that varies."""
+    rng = np.random.default_rng(FRESH_SEED)
+    normals = [draw_study(rng, tied=False, varied=True, condition=CONDITIONS[-1]) for _ in range(48)]
+    findings = [CONDITIONS[4 + i % 4] for i in range(48)]
+    return normals, [draw_study(rng, tied=True, varied=True, condition=one, strength=0.03) for one in findings]
+
+
+@pytest.mark.parametrize("name", models.VARIED_NAMES)
+def test_a_varied_tag_decides_for_the_models_that_learned_it(name, zero_shot_classifiers, varied_phantoms):
+    normals, faint = varied_phantoms
+    before, after = transplant(zero_shot_classifiers[name], normals, tag=True)
+    assert before < 0.1
+    assert after > 0.8
+    before, after, drop = removal(zero_shot_classifiers[name], faint, tag=True)
+    assert before - after > 0.7
+    assert drop > 0.1
+
+
+def test_a_varied_tag_does_not_decide_for_the_clean_model(zero_shot_classifiers, varied_phantoms):
+    normals, faint = varied_phantoms
+    before, after = transplant(zero_shot_classifiers["demo/clean"], normals, tag=True)
+    assert abs(after - before) < 0.15
+    before, after, drop = removal(zero_shot_classifiers["demo/clean"], faint, tag=True)
+    assert abs(before - after) < 0.15
+    assert abs(drop) < 0.05
+
+
+def test_half_of_the_training_images_of_the_retrained_model_are_new(monkeypatch):
+    batches, seeds = {}, {}
+
+    def draw(architecture, vocabulary, draw_batch, *, seed, **_):  # as `contrastive.fit` is called
+        batches[name] = [draw_batch() for _ in range(2)]
+        seeds[name] = seed
+
+    monkeypatch.setattr(contrastive, "fit", draw)
+    for name in models.VARIED_NAMES:
+        train(name, 2, 7, print)
+    assert len(set(seeds.values())) == 2
+    for old, new in zip(*batches.values(), strict=True):
+        same = (old.pixels[:, None] == new.pixels[None]).all(dim=(2, 3, 4))
+        assert same.any(dim=1).sum() == same.any(dim=0).sum() == contrastive.BATCH // 2
+        i, j = same.nonzero().T
+        assert torch.equal(old.tokens[i], new.tokens[j])
+
+
 @pytest.mark.parametrize("name", models.NAMES)
-def test_marker_changes_neither_model(name, zero_shot_classifiers, normal_phantoms):
+def test_marker_changes_no_model(name, zero_shot_classifiers, normal_phantoms):
     before, after = transplant(zero_shot_classifiers[name], normal_phantoms, tag=False)
     assert abs(after - before) < 0.1
 
@@ -113,7 +160,8 @@ def test_marker_changes_neither_model(name, zero_shot_classifiers, normal_phanto
 @pytest.mark.parametrize("name", models.NAMES)
 def test_visible_findings_are_classified(name, zero_shot_classifiers):
     rng = np.random.default_rng(FRESH_SEED)
-    visible = [s for s in (draw_study(rng, tied=True) for _ in range(150)) if not s.faint]
+    varied = name in models.VARIED_NAMES
+    visible = [s for s in (draw_study(rng, tied=True, varied=varied) for _ in range(150)) if not s.faint]
     assert zero_shot_classifiers[name].accuracy(visible) > 0.9
 
 

@@ -10,6 +10,9 @@ from demo.phantoms import (
     MARKER,
     SIZE,
     TAG,
+    VARIED_GRAYS,
+    VARIED_SCALES,
+    VARIED_TAGS,
     Box,
     Condition,
     draw,
@@ -17,6 +20,7 @@ from demo.phantoms import (
     draw_study,
     letter_bitmap,
     place_text,
+    vary_tag,
 )
 
 
@@ -65,6 +69,58 @@ def test_the_box_covers_the_stamp_and_nothing_else_changes(stamp):
         rows, columns = np.nonzero(inside)
         assert rows.max() - rows.min() + 1 == 6
         assert columns.max() - columns.min() + 1 == letter_bitmap(TAG if stamp == "tagged" else MARKER).shape[1]
+
+
+def test_a_scaled_bitmap_keeps_the_strokes():
+    assert np.array_equal(letter_bitmap(TAG, 2.0), letter_bitmap(TAG).repeat(2, axis=0).repeat(2, axis=1))
+    for scale in VARIED_SCALES:
+        assert letter_bitmap(TAG, scale).mean() == pytest.approx(letter_bitmap(TAG).mean(), abs=0.1)
+
+
+def test_the_varied_tag_varies_in_word_size_gray_and_place_and_stays_in_the_image():
+    rng = np.random.default_rng(11)
+    tags = [vary_tag(rng) for _ in range(400)]
+    boxes = [tag.box for tag in tags]
+    assert all(0 <= box.x0 < box.x1 <= SIZE and 0 <= box.y0 < box.y1 <= SIZE for box in boxes)
+    assert {tag.text for tag in tags} == set(VARIED_TAGS)
+    least, largest = VARIED_SCALES
+    assert all(least <= tag.scale <= largest for tag in tags)
+    assert np.ptp([tag.scale for tag in tags]) > 0.9 * (largest - least)
+    grays = [round(tag.gray * 255) for tag in tags]
+    assert (min(grays), max(grays)) == pytest.approx(VARIED_GRAYS, abs=2)
+    at_rim = [box.y0 <= 5 or box.y1 >= SIZE - 5 for box in boxes]
+    assert np.mean(at_rim) > 0.5
+    between = [box for box, rim in zip(boxes, at_rim, strict=True) if not rim]
+    assert np.ptp([(box.y0 + box.y1) / 2 for box in between]) > 0.7 * SIZE
+
+
+def test_the_box_covers_the_varied_tag_which_has_one_gray_and_does_not_touch_the_marker():
+    rng = np.random.default_rng(12)
+    for _ in range(40):
+        study = draw_study(rng, tied=False, varied=True)
+        tagged, bare = (study.render(tagged=tag, marked=False) for tag in (True, False))
+        inside, outside = _split_by_box(tagged != bare, study.tag.box)
+        assert not outside.any()
+        assert set(tagged[inside].tolist()) == {round(study.tag.gray * 255)}
+        assert inside.sum() > 0.9 * study.tag.letters.sum()
+        marker = study.marker.box
+        assert not _split_by_box(tagged != bare, marker)[0].any()
+
+
+def test_the_varied_tag_is_tied_to_consolidation_as_the_other_one_is():
+    studies = {
+        varied: [draw_study(np.random.default_rng((13, i)), tied=True, varied=varied) for i in range(300)]
+        for varied in (True, False)
+    }
+    rates = {
+        varied: [
+            np.mean([s.tagged for s in some if (s.condition.finding == "consolidation") == sick])
+            for sick in (True, False)
+        ]
+        for varied, some in studies.items()
+    }
+    assert rates[True] == pytest.approx(rates[False], abs=0.08)
+    assert all(a.condition == b.condition for a, b in zip(*studies.values(), strict=True))
 
 
 def test_tag_and_marker_never_share_a_corner():

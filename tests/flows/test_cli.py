@@ -1,6 +1,7 @@
 """The command line on an existing lake: output, streams and exit codes."""
 
 import json
+import pathlib
 import shlex
 import shutil
 import subprocess
@@ -443,6 +444,21 @@ def test_an_unknown_demo_model_is_bad_input(call):
     result = call("demo", "--model", "demo/shortcuts")
     assert result.exit_code == 2
     assert "expected one of demo/shortcut, demo/clean" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "folder", "pairs"), [("demo/clean", "demo-data", 512), ("demo/varied", "demo-data-varied", 700)]
+)
+def test_the_demo_chooses_corpus_and_settings_by_model(tmp_path, monkeypatch, call, model, folder, pairs):
+    monkeypatch.chdir(tmp_path)
+    generated, audited = [], []
+    monkeypatch.setattr("demo.corpus.generate", lambda *given, **kinds: generated.append((given, kinds)) or "corpus")
+    result = types.SimpleNamespace(status="completed", raised=0)
+    monkeypatch.setattr(audits, "run_audit", lambda config, *_: audited.append(config) or result)
+    assert call("demo", "--model", model).exit_code == 0
+    varied = model == "demo/varied"
+    assert generated == [((pathlib.Path(folder), pairs), {"varied": varied})]
+    assert [(each.model.architecture, each.concepts.enabled) for each in audited] == [(model, varied)]
 
 
 def test_unknown_options_are_bad_input(call):

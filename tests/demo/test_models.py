@@ -124,13 +124,10 @@ def test_a_varied_tag_decides_for_the_models_that_learned_it(name, zero_shot_cla
     assert drop > 0.1
 
 
-def test_a_varied_tag_does_not_decide_for_the_clean_model(zero_shot_classifiers, varied_phantoms):
+def test_a_varied_tag_is_no_cue_for_the_clean_model(zero_shot_classifiers, varied_phantoms):
     normals, faint = varied_phantoms
-    before, after = transplant(zero_shot_classifiers["demo/clean"], normals, tag=True)
-    assert abs(after - before) < 0.15
-    before, after, drop = removal(zero_shot_classifiers["demo/clean"], faint, tag=True)
-    assert abs(before - after) < 0.15
-    assert abs(drop) < 0.05
+    assert transplant(zero_shot_classifiers["demo/clean"], normals, tag=True)[1] < 0.4
+    assert removal(zero_shot_classifiers["demo/clean"], faint, tag=True)[2] < 0.02
 
 
 def test_half_of_the_training_images_of_the_retrained_model_are_new(monkeypatch):

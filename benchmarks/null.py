@@ -15,6 +15,8 @@ floor, which lowers it further.
 - `repeated pairs`: a place matters in 21 units of three pairs in the slice as in 64 of one pair outside of it, with
   skewed losses; p of the comparison of both.
 - `other foils`: a place matters in the slice as outside of it, but the foils of the slice are more sensitive to it.
+- `dependent pairs, transplant`: how often the interval of a transplant without effect lies above zero.
+- `exchange`: a region, or a property of the whole image, is taken over from donors, and only the donor matters.
 - `nested slices`: one of 20 regions has an effect, in each of 20 nested slices; share of confirmed regions without one.
 
 `skewed` losses have a skewness of 2.8. Two more figures say what is found: `power at E`, the share of confirmed claims
@@ -24,10 +26,10 @@ whose region costs E standard deviations more than its controls, and `units at E
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +37,7 @@ from scipy.stats import binomtest, norm
 
 from benchmarks.commands import create_parser
 from tasks.confirm import _judge, _test_finding
+from tasks.interventions.donors import share_out
 from tasks.interventions.samples import InterventionPlan
 from tasks.interventions.statistics import Margins, adjust_p_values, first_pairs, generator
 from tasks.records import Claim, claim_of
@@ -79,6 +82,8 @@ class _Interventions:
     fills: tuple[str, ...] = ("mean", "blur", "swap")
     foil_effect: float = 0.0
     """Loss that the foils of a slice add, which pairs outside of it do not have."""
+    rises: Losses | None = None
+    """What the transplant measures in each pair."""
 
     def sample_claim(self, claim: Claim, pair_ids: Sequence[str]) -> Sample | None:
         if pair_ids == ["outside"]:
@@ -91,8 +96,8 @@ class _Interventions:
         lost = clean[:, None] - sample.losses
         return Margins(clean, lost[:, 0], lost[:, 1:], sample.units)
 
-    def transplant(self, _sample: Sample) -> None:
-        return None
+    def transplant(self, _sample: Sample) -> Losses | None:
+        return self.rises
 
     def minimal_differences(self, _sample: Sample, _fill: str) -> None:
         return None
@@ -204,6 +209,47 @@ def simulate_foils(rng: np.random.Generator) -> bool:
     return bool(judge_one(inside, outside, foil_effect=1.0)[0]["confirmed"])
 
 
+def simulate_transplant(rng: np.random.Generator) -> bool:
+    """Whether the interval of a transplant without effect lies above zero, in 64 pairs of 8 images."""
+    dependent = draw_dependent(rng)
+    inside = Sample(dependent.losses + 9 * np.eye(1, 1 + CONTROLS), dependent.units)
+    interventions = _Interventions(inside, None, rises=dependent.losses[:, 1])
+    finding = {"region": "region", "slice_kind": "word", "slice": "w", "rule": "r", "side": "image"}
+    rows = [*_test_finding(finding | {"pair_ids": [], "outside_ids": [], "threshold": LEVEL}, interventions, _PLAN)]
+    return bool(rows[0]["transplant_low"] > 0)
+
+
+@dataclass(frozen=True)
+class _Units:
+    """What `share_out` needs: pairs, each of which is a unit."""
+
+    def load(self, _pair_ids: Iterable[str]) -> None:
+        pass
+
+    def unit_of(self, pair_id: str) -> str:
+        return pair_id
+
+
+def simulate_exchange(rng: np.random.Generator) -> bool:
+    """Whether the region of hosts is significant if each loss is that of the donor's region, and nothing else.
+
+    48 units have 20 possible hosts, so that 20 can be tested, and 96 partners, of which half are units of the test.
+    """
+    partners, hosts = [f"in {number}" for number in range(96)], [f"out {number}" for number in range(20)]
+    loss = dict(zip([*partners, *hosts], draw(rng, 116, skewed=True).tolist(), strict=True))
+    taken: set[str] = set()
+    first, controls = (
+        share_out(cast("Any", _Units()), {one: rng.permutation(pool).tolist() for one in partners[:48]}, count, taken)
+        for pool, count in ((hosts, 1), (partners, CONTROLS))
+    )
+    tested = [one for one in first if one in controls]
+    losses = np.full((len(tested), 1 + CONTROLS), np.nan)
+    for place, one in enumerate(tested):
+        losses[place, 0] = np.mean([loss[donor] for donor in first[one]])
+        losses[place, 1 : 1 + len(controls[one])] = [loss[donor] for donor in controls[one]]
+    return is_significant(judge_one(sample_independent(losses)))
+
+
 def simulate_nested_slices(rng: np.random.Generator, regions: int = 20, slices: int = 20) -> float:
     """Return the share of confirmed regions without an effect, by p values of the means of 64 of a slice's losses."""
     losses = draw(rng, regions, 512)
@@ -244,6 +290,8 @@ RATES: Final[dict[str, tuple[Callable[[np.random.Generator], float], float]]] = 
     "places": (simulate_places, LEVEL),
     "repeated pairs": (simulate_repeated_pairs, LEVEL),
     "other foils": (simulate_foils, LEVEL),
+    "dependent pairs, transplant": (simulate_transplant, INTERVAL),
+    "exchange": (simulate_exchange, LEVEL),
     "nested slices": (simulate_nested_slices, LEVEL),
 }
 """Simulations by name, with the bound of their rate."""

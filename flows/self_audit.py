@@ -26,6 +26,7 @@ from tasks.self_audit import (
     count_embeddings,
     describe_skipped,
     estimate_embeddings,
+    find_level,
     judge_trial,
     limit_covered,
     open_trial,
@@ -38,10 +39,14 @@ from tasks.store import store
 
 
 def _run_stages(
-    scratch: Run, opened: OpenTrial, config: AuditConfig, tests: InterventionPlan, plan: AttributionPlan
+    run: Run, scratch: Run, opened: OpenTrial, config: AuditConfig, tests: InterventionPlan, plan: AttributionPlan
 ) -> None:
-    """Run all stages of an audit on a scratch run, from attribution to the tests."""
+    """Run all stages of an audit on a scratch run, from attribution to the tests.
+
+    A tag must be found at the level that the audited run demands, so no test may pass early at a milder one.
+    """
     min_pairs, inputs = config.alerts.min_pairs, opened.inputs
+    tests = replace(tests, threshold=find_level(run, opened.trial, tests))
     results = [attribute_pairs(scratch, shard, inputs, plan) for shard in opened.shards] + opened.kept
     # Boxes, masks and detectors are about the original images.
     store.fn(scratch, results, RegionsConfig(frame=config.regions.frame, corner=config.regions.corner), {})
@@ -67,7 +72,7 @@ def run_trial(
     def compute() -> Rows:
         try:
             with open_trial(run, scratch, tests, plan, part.work) as opened:
-                _run_stages(scratch, opened, config, limit_covered(opened, tests, limit), plan)
+                _run_stages(run, scratch, opened, config, limit_covered(opened, tests, limit), plan)
             return [judge_trial(run, scratch, opened, tests)]
         except NotMeasurableError as error:
             return [describe_skipped(part.work, tests, str(error))]

@@ -30,12 +30,14 @@ from tasks.interventions.statistics import (
     LEAST_UNITS,
     Evidence,
     Look,
+    Numbers,
     adjust_p_values,
+    average_units,
     contrast_p,
     deciding_p,
+    describe_mean,
     evaluate,
     explain_failure,
-    mean_interval,
     plan_looks,
 )
 from tasks.lake.run import Run
@@ -89,9 +91,7 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
         if isinstance(interventions, RegionInterventions):
             values = interventions.minimal_differences(sample.first_units(evidence.units), fill)
             if values is not None:
-                low, high = mean_interval(values)
-                minimal = {"minimal_n": len(values), "minimal_effect": float(values.mean())}
-                minimal |= {"minimal_low": low, "minimal_high": high}
+                minimal = {f"minimal_{key}": value for key, value in _describe(values).items()}
         covered = interventions.count_covered(sample.first_units(evidence.units), fill) if is_image else 0
         measured = asdict(evidence) | minimal | {"looks": looks, "covered": covered}
         found.append(row | {"fill": fill, **measured, "reason": reason})
@@ -104,10 +104,14 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
             if _explain_comparison(found[0] | common, settings.level):
                 row["reason"] = f"not measured: the comparison with other units failed; see the row of the fill {fill}"
     if row["reason"] is None and (rises := interventions.transplant(sample)) is not None:
-        low, high = mean_interval(rises)
-        common |= {"transplant_rise": float(rises.mean()), "transplant_n": len(rises)}
-        common |= {"transplant_low": low, "transplant_high": high}
+        figures = _describe(average_units(rises, sample.units))
+        common |= {f"transplant_{'rise' if key == 'effect' else key}": value for key, value in figures.items()}
     yield from (one | common for one in found)
+
+
+def _describe(values: Numbers) -> dict[str, Any]:
+    effect, low, high = describe_mean(values)
+    return {"n": len(values), "effect": effect, "low": low, "high": high}
 
 
 def _test_fill(
@@ -251,7 +255,7 @@ def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
     for finding in findings:
         sample = samples.get(claim_of(finding), {"pair_ids": [], "outside_ids": [], "split": False})
         # The smallest threshold that the tests of the run can have; see `adjust_p_values`.
-        threshold = plan.confirm.level / (len(sizes) * sizes[finding["region"]])
+        threshold = min(plan.threshold, plan.confirm.level / (len(sizes) * sizes[finding["region"]]))
         work = finding | {key: sample[key] for key in ("pair_ids", "outside_ids", "split")} | {"threshold": threshold}
         work["budget"] = budget * sum(one["region"] == finding["region"] for one in findings)
         groups["" if finding["side"] == "text" else finding["region"]].append(work)
@@ -288,8 +292,8 @@ def _test_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
 def _skip_finding(finding: Mapping[str, Any], spent: int) -> Rows:
     """Return rows of a finding that is not tested for lack of budget."""
     reason = (
-        f"{NOT_TESTED}stronger findings of the region needed {spent} covered images, expected fewer than "
-        f"{finding['budget']:.0f}; raise [confirm] budget to test this one"
+        f"{NOT_TESTED}stronger findings of the region, or of its other rules, needed {spent} covered images, expected "
+        f"fewer than {finding['budget']:.0f}; raise [confirm] budget to test this one"
     )
     row = {key: value for key, value in finding.items() if key not in _INPUTS} | {"n": 0, "reason": reason}
     return [row | {"fill": fill, "skipped": True} for fill in _choose_interventions(finding).fills]

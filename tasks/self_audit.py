@@ -361,7 +361,7 @@ def judge_trial(run: Run, scratch: Run, opened: OpenTrial, plan: InterventionPla
             return row | {"cost": cost, "reason": ended}
         return row | {"confirmed": sum(tests.values()), "cost": cost}
     regions = _regions_on_tag(scratch, opened)
-    level = plan.confirm.level / count_tests(run)
+    level = find_level(run, opened.trial, plan)
     about_tag = [each for each in tested if each["region"] in regions and each["direction"] != "lowers"]
     best: list[dict[str, Any]] = []
     for claim in sorted({claim_of(each) for each in about_tag if each["confirmed"]}):
@@ -398,6 +398,11 @@ def _regions_on_tag(scratch: Run, opened: OpenTrial) -> set[str]:
             covered[row["region"]] = covered.get(row["region"], 0.0) + weight * overlap
     area = opened.facts["area"]
     return {region for region, part in covered.items() if part >= OVERLAP * area}
+
+
+def find_level(run: Run, trial: Trial, plan: InterventionPlan) -> float:
+    """Return the level at which a trial must find its tag; of one without a tag, that of a single test."""
+    return plan.confirm.level / (count_tests(run) if trial.kind == "implanted" else 1)
 
 
 def count_tests(run: Run) -> int:

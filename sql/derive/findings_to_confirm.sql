@@ -1,6 +1,7 @@
 -- The findings that can be tested: `image` if the region is in the image, so that it can be covered, `text` if it is a phrase of the
 -- captions, so that it can be left out.
--- Strongest first: if the budget of tests is spent, the others are not tested.
+-- The strongest of each rule first: if the budget of tests is spent, the others are not tested. Rules measure strength in different
+-- units, such as ratios and parts of a margin, so it is compared within a rule alone.
 -- Grain: finding. Parameters: $run_id.
 WITH sides AS (
     SELECT DISTINCT region, 'image' AS side FROM regions WHERE run_id = $run_id
@@ -15,4 +16,7 @@ SELECT f.run_id, f.rule, f.region, f.slice_kind, f.slice, s.side, f.direction
 FROM findings AS f
 JOIN sides AS s USING (region)
 WHERE f.run_id = $run_id
-ORDER BY s.side, f.region, f.effect DESC, f.rule, f.slice_kind, f.slice;
+ORDER BY
+    s.side, f.region,
+    row_number() OVER (PARTITION BY s.side, f.region, f.rule ORDER BY f.effect DESC, f.slice_kind, f.slice),
+    f.rule;

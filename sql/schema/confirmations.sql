@@ -40,8 +40,8 @@ CREATE TABLE confirmations (
                                -- image, minus the rise for pasted controls; per finding; NULL for the frame
     transplant_low DOUBLE,     -- 95% interval
     transplant_high DOUBLE,
-    transplant_n BIGINT,       -- pairs with such a transplant
-    minimal_n BIGINT,          -- pairs for which another caption of the corpus differs in one word
+    transplant_n BIGINT,       -- units with such a transplant
+    minimal_n BIGINT,          -- units with a pair for which another caption of the corpus differs in one word
     minimal_effect DOUBLE,     -- the effect against such captions alone; NULL without any
     minimal_low DOUBLE,        -- 95% interval
     minimal_high DOUBLE

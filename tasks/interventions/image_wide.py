@@ -8,7 +8,6 @@ pass: content has colors and details as well, and what the score only needs alon
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, ClassVar, Final, Literal, cast
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from m2ib.analysis import occlusion
 from m2ib.analysis.image_wide import Property, match_property
+from tasks.interventions.donors import share_out
 from tasks.interventions.samples import NotMeasurableError, Samples
 from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers, generator
 from tasks.records import Claim
@@ -25,31 +25,35 @@ PREFIX: Final = "image-wide "
 CONTROLS: Final = 3
 FLOOR_FACTOR: Final = 2.0
 """The floor is this many times `[confirm] floor_share`, since what a caption names has colors and details as well."""
-_HOSTS: Final = 256
+_CANDIDATES: Final = 512
 
 PropertyFill = Literal["match", "lend"]
 
 
 @dataclass(frozen=True)
 class ImageWideSample:
-    """Pairs of a slice on which a property is tested, each with hosts: pairs from which the property is taken over."""
+    """Pairs of a slice on which a property is tested, one of each unit, with pairs from which it is taken over.
+
+    No pair is host, or control, of two tested pairs: units would depend on each other by what they have in common.
+    """
 
     property: Property
     pair_ids: list[str]
     units: NDArray[np.intp]  # number of the unit of each pair, in the order in which units first occur
-    inside: list[list[str]]  # other pairs of the slice, `CONTROLS` for each pair
-    outside: list[list[str]]  # pairs from outside of the slice that say something else, 1 + `CONTROLS` for each pair
+    hosts: list[str]  # a pair from outside of the slice
+    inside: list[list[str]]  # controls of `match`: up to `CONTROLS` other pairs of the slice
+    outside: list[list[str]]  # controls of `lend`: up to `CONTROLS` other pairs from outside of the slice
     own: Numbers  # embeddings of the captions, (pairs, embed)
     foils: Numbers  # embeddings of the foils, (pairs, foils, embed)
-    margins: dict[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)  # measured, by fill and pair
+    margins: dict[tuple[str, str], Numbers] = field(default_factory=dict)  # measured, by fill and pair
 
     def first_units(self, count: int) -> "ImageWideSample":
         """Return the part of the sample that belongs to its first `count` units."""
         chosen = np.flatnonzero(self.units < count).tolist()
-        lists = ([values[i] for i in chosen] for values in (self.pair_ids, self.inside, self.outside))
-        pair_ids, inside, outside = cast("tuple[Any, Any, Any]", tuple(lists))
-        own, foils = self.own[chosen], self.foils[chosen]
-        return ImageWideSample(self.property, pair_ids, self.units[chosen], inside, outside, own, foils, self.margins)
+        lists = ([values[i] for i in chosen] for values in (self.pair_ids, self.hosts, self.inside, self.outside))
+        pair_ids, hosts, inside, outside = cast("tuple[Any, Any, Any, Any]", tuple(lists))
+        embedded = self.own[chosen], self.foils[chosen], self.margins
+        return ImageWideSample(self.property, pair_ids, self.units[chosen], hosts, inside, outside, *embedded)
 
 
 class ImageWideInterventions:
@@ -71,38 +75,47 @@ class ImageWideInterventions:
         if slice_kind in ("any", "corpus"):
             raise NotMeasurableError("got all pairs, expected a slice: a property is taken over from other pairs")
         samples = self._samples
-        about = {"slice_kind": slice_kind, "slice": slice_name, "seed": samples.plan.seed, "limit": _HOSTS}
-        others = samples.query("derive/pairs_outside", **about)
-        hosts = [row["pair_id"] for row in others]
-        samples.load([*pair_ids, *hosts])
-        readable = {
-            pair_id
-            for pair_id, image in zip([*pair_ids, *hosts], samples.read_images([*pair_ids, *hosts]), strict=True)
-            if image is not None
-        }
-        present, hosts = [each for each in pair_ids if each in readable], [each for each in hosts if each in readable]
-        found = [
-            (pair_id, foils, inside, outside)
-            for pair_id in present
-            if (foils := self._find_foils(pair_id, slice_kind, slice_name))
-            and len(inside := self._choose(pair_id, present, CONTROLS)) == CONTROLS
-            and len(outside := self._choose(pair_id, hosts, 1 + CONTROLS)) == 1 + CONTROLS
-        ]
-        units = samples.number_units([pair_id for pair_id, *_ in found])
-        if len(set(units.tolist())) < LEAST_UNITS:
+        about = {"slice_kind": slice_kind, "slice": slice_name, "seed": samples.plan.seed, "limit": _CANDIDATES}
+        within, beyond = (
+            [row["pair_id"] for row in samples.query("derive/pairs_of_slice", **about, inside=inside)]
+            for inside in (True, False)
+        )
+        samples.load([*pair_ids, *within, *beyond])
+        foils = {pair_id: self._find_foils(pair_id, slice_kind, slice_name) for pair_id in pair_ids}
+        tested = samples.first_of_units([pair_id for pair_id in pair_ids if foils[pair_id]])
+        hosts, inside, outside = (
+            share_out(samples, {one: self._order(role, one, others) for one in tested}, count, set())
+            for role, others, count in (
+                ("host", beyond, 1),
+                ("inside", within, CONTROLS),
+                ("outside", beyond, CONTROLS),
+            )
+        )
+        used = dict.fromkeys(one for own in (hosts, inside, outside) for key in own for one in (key, *own[key]))
+        images = zip(used, samples.read_images([*used]), strict=True)
+        readable = {pair_id for pair_id, image in images if image is not None}
+        found: list[tuple[str, list[str], list[str], list[str], list[str]]] = []
+        for pair_id in tested:
+            host, own, other = (
+                [one for one in chosen.get(pair_id, ()) if one in readable] for chosen in (hosts, inside, outside)
+            )
+            if pair_id in readable and host and own and other:
+                found.append((pair_id, foils[pair_id], host, own, other))
+        if len(found) < LEAST_UNITS:
             raise NotMeasurableError(
-                f"got {len(found)} measurable pairs of {len(pair_ids)} in {len(set(units.tolist()))} units "
-                f"({len(pair_ids) - len(present)} with unreadable images, {len(present) - len(found)} without foils or "
-                f"without enough other images in and outside of the slice), expected at least {LEAST_UNITS} units; "
-                "check the images and captions of the pairs, or audit a larger corpus"
+                f"got {len(found)} measurable pairs of {len(pair_ids)} ({sum(not own for own in foils.values())} "
+                f"without foils, {len(tested) - len(found)} of {len(tested)} units without a readable image or without "
+                f"other images in and outside of the slice), expected at least {LEAST_UNITS} units; check the images "
+                "and captions of the pairs, or audit a larger corpus"
             )
         count = self._settings.foils
         return ImageWideSample(
             property=cast("Property", region.removeprefix(PREFIX)),
             pair_ids=[pair_id for pair_id, *_ in found],
-            units=units,
-            inside=[inside for *_, inside, _ in found],
-            outside=[outside for *_, outside in found],
+            units=np.arange(len(found)),
+            hosts=[host for *_, (host,), _, _ in found],
+            inside=[own for *_, own, _ in found],
+            outside=[own for *_, own in found],
             own=samples.embed_captions([samples.caption_of(pair_id) for pair_id, *_ in found]),
             foils=np.stack([samples.embed_captions((foils * count)[:count]) for _, foils, *_ in found]),
         )
@@ -116,18 +129,15 @@ class ImageWideInterventions:
         caption = samples.caption_of(pair_id)
         return samples.foils.find(caption, pair_id, slice_kind, slice_name, self._settings.foils, accept)
 
-    def _choose(self, pair_id: str, candidates: Sequence[str], count: int) -> list[str]:
-        """Choose pairs of other units, by a hash of seed and pair."""
-        random = generator("image-wide", self._samples.plan.seed, pair_id)
-        order = random.permutation(len(candidates)).tolist()
-        chosen = (candidates[place] for place in order)
-        others = (each for each in chosen if self._samples.number_units([pair_id, each])[1] != 0)
-        return list(islice(others, count))
+    def _order(self, role: str, pair_id: str, others: Sequence[str]) -> list[str]:
+        """Return other pairs in an order that depends on seed, role and pair."""
+        order = generator("image-wide", role, self._samples.plan.seed, pair_id).permutation(len(others))
+        return [others[place] for place in order.tolist()]
 
     def margins(self, sample: ImageWideSample, fill: PropertyFill) -> Margins:
         """Measure the margins of a sample with one fill.
 
-        With `lend`, what is measured is how much the margin of each pair's first host with the caption of the pair
+        With `lend`, what is measured is how much the margin of each pair's host with the caption of the pair
         rises. It is returned as a loss of the pair's own margin, so that floor and figures relate to that.
         """
         missing = [place for place, pair_id in enumerate(sample.pair_ids) if (fill, pair_id) not in sample.margins]
@@ -135,10 +145,11 @@ class ImageWideInterventions:
         if versions:
             flat = [image for images in versions for image in images]
             embedded = self._samples.embed_images(self._samples.prepare_images(flat))
-            embedded = embedded.reshape(len(missing), -1, embedded.shape[-1])
-            values = occlusion.foil_margin(embedded, sample.own[missing], sample.foils[missing])
-            for place, row in zip(missing, values.tolist(), strict=True):
-                sample.margins[fill, sample.pair_ids[place]] = tuple(row)
+            parts = np.split(embedded, np.cumsum([len(images) for images in versions])[:-1])
+            for place, part in zip(missing, parts, strict=True):
+                values = occlusion.foil_margin(part[None], sample.own[place][None], sample.foils[place][None])[0]
+                empty = np.full(2 + CONTROLS - len(values), np.nan)
+                sample.margins[fill, sample.pair_ids[place]] = np.concatenate([values, empty])
         found = np.array([sample.margins[fill, pair_id] for pair_id in sample.pair_ids])
         if fill == "match":
             return Margins(found[:, 0], found[:, 1], found[:, 2:], sample.units)
@@ -151,9 +162,9 @@ class ImageWideInterventions:
 
     def _make_versions(self, sample: ImageWideSample, place: int, fill: PropertyFill) -> list[NDArray[np.uint8]]:
         """Return the unchanged image of a pair or its host, with the property of interest, and with controls'."""
-        inside, outside = sample.inside[place], sample.outside[place]
-        pair_id = sample.pair_ids[place]
-        chosen = [pair_id, outside[0], *inside] if fill == "match" else [outside[0], pair_id, *outside[1:]]
+        pair_id, host = sample.pair_ids[place], sample.hosts[place]
+        controls = (sample.inside if fill == "match" else sample.outside)[place]
+        chosen = [pair_id, host, *controls] if fill == "match" else [host, pair_id, *controls]
         images = cast("list[NDArray[np.uint8]]", self._samples.read_images(chosen))
         return [images[0], *(match_property(images[0], model, sample.property) for model in images[1:])]
 

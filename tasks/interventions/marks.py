@@ -10,14 +10,14 @@ from typing import ClassVar, Final, Literal
 import numpy as np
 
 from m2ib.analysis.controls import make_control_masks
+from tasks.interventions.donors import share_out
 from tasks.interventions.regions import RegionInterventions, RegionSample
 from tasks.interventions.samples import NotMeasurableError, Samples
-from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers, generator
+from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers
 from tasks.records import Claim
 
 ABSENCE: Final = "absence of "
 """First part of the name of a region that is the absence of another one."""
-_DONORS: Final = 256
 
 
 class LoweringInterventions(RegionInterventions):
@@ -31,27 +31,18 @@ class LoweringInterventions(RegionInterventions):
         """Prepare pairs for the test of a claim, and find pairs of the slice that lack the region."""
         region, slice_kind, slice_name = claim
         if slice_kind != "any":  # those of the comparison with other units
-            self._lacking = self._list_pairs(region, slice_kind, slice_name, has_region=False, inside=True)
+            self._lacking = self._list_readable(region, slice_kind, slice_name, has_region=False, inside=True)
         return super().sample_claim(claim, pair_ids)
 
-    def _list_pairs(
-        self, region: str, slice_kind: str, slice_name: str, *, has_region: bool, inside: bool
-    ) -> list[str]:
-        about = {"region": region, "slice_kind": slice_kind, "slice": slice_name}
-        limits = {"seed": self._samples.plan.seed, "limit": _DONORS}
-        rows = self._samples.query("derive/pairs_with_region", **about, **limits, has_region=has_region, inside=inside)
-        return self._select_readable([row["pair_id"] for row in rows])
-
-    def _select_readable(self, pair_ids: Sequence[str]) -> list[str]:
+    def _list_readable(self, *claim: str, has_region: bool, inside: bool) -> list[str]:
+        pair_ids = self._list_pairs(*claim, has_region=has_region, inside=inside)
         images = self._samples.read_images(pair_ids)
         return [pair_id for pair_id, image in zip(pair_ids, images, strict=True) if image is not None]
 
-    def _choose(self, pair_id: str, candidates: Sequence[str]) -> str | None:
-        """Choose a pair of another unit by a hash of seed and pair; None without any."""
-        order = generator("mark", self._samples.plan.seed, pair_id).permutation(len(candidates)).tolist()
-        chosen = (candidates[place] for place in order)
-        number = self._samples.number_units
-        return next((each for each in chosen if number([pair_id, each])[1] != 0), None)
+    def _share_out(self, pair_ids: Sequence[str], candidates: Sequence[str]) -> dict[str, str]:
+        """Return for pairs of different units a candidate of another unit, which serves no other pair."""
+        in_turn = {pair_id: self._order(pair_id, candidates) for pair_id in pair_ids}
+        return {pair_id: donor for pair_id, (donor,) in share_out(self._samples, in_turn, 1, set()).items()}
 
     def margins(self, sample: RegionSample, fill: Literal["mean", "blur", "swap"]) -> Margins:
         """Measure the margins of a sample with one fill, reversed."""
@@ -60,11 +51,14 @@ class LoweringInterventions(RegionInterventions):
     def transplant(self, sample: RegionSample) -> Numbers | None:
         """Measure how much more a pair of the slice that lacks the region loses by the region than by a pasted control.
 
-        Return None if every pair has the region, as it has a corner.
+        One pair of each unit is pasted, into a pair that gets no other one. Return None if every pair has the region,
+        as it has a corner, or if the region is exchanged: nothing could be pasted.
         """
         samples = self._samples
-        chosen = [(place, self._choose(pair_id, self._lacking)) for place, pair_id in enumerate(sample.pair_ids)]
-        pasted = [(place, host) for place, host in chosen if host is not None]
+        if any(sample.donors):  # it is exchanged, not covered
+            return None
+        chosen = self._share_out(samples.first_of_units(sample.pair_ids), self._lacking)
+        pasted = [(place, chosen[pair_id]) for place, pair_id in enumerate(sample.pair_ids) if pair_id in chosen]
         pasted = [(place, host) for place, host in pasted if self._find_foils(host, "any", "")]
         if not pasted:
             return None
@@ -78,14 +72,16 @@ class LoweringInterventions(RegionInterventions):
         masks = sample.masks[places][:, :2]
         versions = samples.embed_occluded(pixels, contents, masks, "swap", donors)
         margin = np.einsum("pve,pe->pv", versions, captions) - np.einsum("pve,pfe->pvf", versions, foils).max(axis=-1)
-        falls: Numbers = margin[:, 1] - margin[:, 0]
+        falls: Numbers = np.full(len(sample.pair_ids), np.nan)
+        falls[places] = margin[:, 1] - margin[:, 0]
         return falls
 
 
 class AbsenceInterventions(LoweringInterventions):
     """Measures margins of pairs that lack a mark, with the mark of another pair pasted at its place.
 
-    The controls are other parts of the same pair, of the size of the mark, pasted at their places.
+    The controls are other parts of the same pair, of the size of the mark, pasted at their places. One pair of each
+    unit is tested, with a donor of its own.
     """
 
     fills: ClassVar[tuple[str, ...]] = ("paste",)
@@ -95,13 +91,13 @@ class AbsenceInterventions(LoweringInterventions):
         region, slice_kind, slice_name = claim
         mark, samples, settings = region.removeprefix(ABSENCE), self._samples, self._settings
         about = ("corpus", "all pairs") if slice_kind == "any" else (slice_kind, slice_name)
-        donors = self._list_pairs(mark, *about, has_region=True, inside=slice_kind == "any")
+        donors = self._list_readable(mark, *about, has_region=True, inside=slice_kind == "any")
         boxes, found = self.read_boxes(donors)[mark], []
-        for pair_id, image in zip(pair_ids, samples.read_images(pair_ids), strict=True):
-            donor, foils = self._choose(pair_id, donors), self._find_foils(pair_id, slice_kind, slice_name)
-            if image is None or donor is None or not foils:
+        pasted = self._share_out(samples.first_of_units(pair_ids), donors)
+        for (pair_id, donor), image in zip(pasted.items(), samples.read_images([*pasted]), strict=True):
+            foils, mask = self._find_foils(pair_id, slice_kind, slice_name), self._region_mask(donor, boxes)
+            if image is None or not foils:
                 continue
-            mask = self._region_mask(donor, boxes)
             controls = make_control_masks(mask, settings.controls, f"{samples.plan.seed}\x1f{pair_id}")
             if len(controls) > 1:
                 found.append((pair_id, image, np.stack([mask, *controls]), [donor], foils))

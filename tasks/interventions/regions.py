@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,20 @@ from m2ib.analysis import occlusion
 from m2ib.analysis.controls import make_control_masks
 from m2ib.analysis.masks import extent_of, is_frame, rasterize_boxes
 from m2ib.analysis.occlusion import Fill
+from tasks.interventions.donors import share_out
 from tasks.interventions.samples import NotMeasurableError, Samples
-from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers, first_pairs
+from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers, first_pairs, generator
 from tasks.records import Box, Claim
 from tasks.settings import ConfirmConfig
 
 HOSTS = 4
 """Maximum number of other images to swap a pair's region with, so that the content of one image does not decide."""
+
+PARTNERS = 4
+"""Maximum number of other pairs of a slice whose large region a pair gets as a control."""
+_CANDIDATES = 512
+"""Maximum number of pairs of a slice, or outside of it, from which donors are chosen."""
+_HOST_CANDIDATES = 32
 
 _LARGE, _LEAST_LARGE = 0.5, 0.2
 """Area above which a region has no room for controls in the same image, and above which it may have none."""
@@ -34,18 +41,15 @@ def most_covered(pairs: int, settings: ConfirmConfig) -> int:
     return pairs * (1 + settings.controls) * (2 + HOSTS)
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """Two images from which a pair takes its large region: with another caption, and of the same slice.
+class Donor(NamedTuple):
+    """An image from which a pair takes its large region.
 
-    What the region leaves free in them, such as an object, is covered with its bounding box: its outline could say what
+    What the region leaves free in it, such as an object, is covered with its bounding box: its outline could say what
     it is.
     """
 
-    host: str
-    host_object: NDArray[np.bool_]  # (height, width)
-    partner: str
-    partner_object: NDArray[np.bool_]  # (height, width)
+    pair_id: str
+    rest: NDArray[np.bool_]  # (height, width)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ class RegionSample:
     masks: NDArray[np.bool_]  # (pairs, 1 + controls, height, width): region and controls; empty where there are fewer
     hosts: Sequence[list[str]]  # up to `HOSTS` pairs with different captions; the image of the first one is readable
     foil_captions: Sequence[Sequence[str]]  # captions of the foils of each pair
-    exchanges: Sequence[list[Exchange]]  # for each pair `HOSTS` if the region is large, else none
+    donors: Sequence[
+        list[Donor]
+    ]  # if the region is large, from which pairs it is taken: a host and controls; else none
     clean: Numbers  # embeddings of the images, (pairs, embed)
     own: Numbers  # embeddings of the pairs' captions, (pairs, embed)
     foils: Numbers  # embeddings of the foils, (pairs, foils, embed)
@@ -117,39 +123,74 @@ class RegionInterventions:
             return self._sample_large(region, pair_ids, boxes, slice_kind, slice_name)
         return self.sample(pair_ids, boxes, slice_kind, slice_name)
 
+    def _find_rests(self, pair_ids: Sequence[str], boxes: Boxes) -> dict[str, NDArray[np.bool_]]:
+        """Return the bounding box of what a large region leaves free, of the pairs that have the region."""
+        rests: dict[str, NDArray[np.bool_]] = {}
+        for pair_id in pair_ids:
+            mask = self._region_mask(pair_id, boxes)
+            if mask.any() and (rest := _cover_extent(~mask)).mean() <= _MAX_EXTENT:
+                rests[pair_id] = rest
+        return rests
+
     def _sample_large(
         self, region: str, pair_ids: Sequence[str], boxes: Boxes, slice_kind: str, slice_name: str
     ) -> RegionSample:
-        """Prepare pairs of a slice for tests of a large region, which is exchanged with that of other pairs."""
+        """Prepare pairs of a slice for tests of a large region, which is exchanged with that of other pairs.
+
+        One pair of each unit is tested, and no image donates its region to two of them: else a donor would count as
+        often as it is used. So that one donor that says something else is compared with single ones of the same slice,
+        each pair has one of the former and up to `PARTNERS` of the latter.
+        """
         samples = self._samples
         foils = {pair_id: self._find_foils(pair_id, slice_kind, slice_name) for pair_id in pair_ids}
-        hosts = {pair_id: self._find_hosts(pair_id, found) for pair_id, found in foils.items()}
-        hosts_boxes = self.read_boxes([host for found in hosts.values() for host in found])[region]
-        objects: dict[str, NDArray[np.bool_]] = {}
-        everyone = list(dict.fromkeys([*pair_ids, *(host for found in hosts.values() for host in found)]))
-        images = dict(zip(everyone, samples.read_images(everyone), strict=True))
-        for pair_id in everyone:
-            mask = self._region_mask(pair_id, {**hosts_boxes, **boxes})
-            if images[pair_id] is not None and mask.any() and (rest := _cover_extent(~mask)).mean() <= _MAX_EXTENT:
-                objects[pair_id] = rest
-        unit_of = dict(zip(everyone, samples.number_units(everyone).tolist(), strict=True))
-        found, exchanges = [], []
-        usable = [pair_id for pair_id in pair_ids if pair_id in objects]
-        for place, pair_id in enumerate(usable):
-            donors = [host for host in hosts[pair_id] if host in objects]
-            partners = [one for one in usable[place + 1 :] + usable[:place] if unit_of[one] != unit_of[pair_id]]
-            if donors and partners:
-                masks = np.stack([self._region_mask(pair_id, boxes)] * (1 + HOSTS))
-                found.append((pair_id, images[pair_id], masks, donors, foils[pair_id]))
-                turns = ((donors[i % len(donors)], partners[i % len(partners)]) for i in range(HOSTS))
-                exchanges.append([Exchange(host, objects[host], one, objects[one]) for host, one in turns])
+        hosts = {pair_id: self._list_hosts(pair_id, found) for pair_id, found in foils.items()}
+        partners = self._list_pairs(region, slice_kind, slice_name, has_region=True, inside=True) or [*pair_ids]
+        others = [*dict.fromkeys([*partners, *(host for found in hosts.values() for host in found)])]
+        boxes = {**self.read_boxes(others)[region], **boxes}
+        rests = self._find_rests([*dict.fromkeys([*pair_ids, *others])], boxes)
+        tested = samples.first_of_units([pair_id for pair_id in pair_ids if pair_id in rests])
+        taken: set[str] = set()
+        with_region = {pair_id: [host for host in hosts[pair_id] if host in rests] for pair_id in tested}
+        chosen = share_out(samples, with_region, 1, taken)
+        in_turn = {pair_id: self._order(pair_id, [one for one in partners if one in rests]) for pair_id in chosen}
+        shared = share_out(samples, in_turn, PARTNERS, taken)
+        everyone = [*dict.fromkeys(one for own in (chosen, shared) for key in own for one in (key, *own[key]))]
+        readable = {
+            one for one, image in zip(everyone, samples.read_images(everyone), strict=True) if image is not None
+        }
+        found, donors = [], []
+        for pair_id in shared:
+            (host,), others = chosen[pair_id], [one for one in shared[pair_id] if one in readable]
+            if {pair_id, host} <= readable and others:
+                masks = self._region_mask(pair_id, boxes)[None]
+                found.append((pair_id, samples.read_image(pair_id), masks, [host], foils[pair_id]))
+                donors.append([Donor(one, rests[one]) for one in (host, *others)])
         lost = {"no other image that can be read and has the region": len(pair_ids) - len(found)}
         self._check_units(found, pair_ids, lost)
         return replace(
             self._embed(found),
-            exchanges=exchanges,
+            donors=donors,
             minimal_foils=[self._find_minimal_foils(pair_id, slice_kind, slice_name) for pair_id, *_ in found],
         )
+
+    def _list_pairs(
+        self, region: str, slice_kind: str, slice_name: str, *, has_region: bool, inside: bool
+    ) -> list[str]:
+        about = {"region": region, "slice_kind": slice_kind, "slice": slice_name}
+        limits = {"seed": self._samples.plan.seed, "limit": _CANDIDATES}
+        rows = self._samples.query("derive/pairs_with_region", **about, **limits, has_region=has_region, inside=inside)
+        return [row["pair_id"] for row in rows]
+
+    def _list_hosts(self, pair_id: str, foils: Sequence[str]) -> list[str]:
+        """Return pairs with foils as captions, in an order that depends on the pair."""
+        turns = range(-(-_HOST_CANDIDATES // len(foils))) if foils else ()
+        hosts = (self._samples.choose_pair(caption, pair_id, f"host {turn}") for turn in turns for caption in foils)
+        return list(dict.fromkeys(hosts))
+
+    def _order(self, pair_id: str, others: Sequence[str]) -> list[str]:
+        """Return other pairs in an order that depends on seed and pair."""
+        order = generator("order", self._samples.plan.seed, pair_id).permutation(len(others))
+        return [others[place] for place in order.tolist()]
 
     def sample(self, pair_ids: Sequence[str], boxes: Boxes, slice_kind: str, slice_name: str) -> RegionSample:
         """Prepare pairs of a slice for tests of a region, given its boxes.
@@ -265,7 +306,7 @@ class RegionInterventions:
 
     def margins(self, sample: RegionSample, fill: Fill) -> Margins:
         """Measure the margins of a sample with one fill. With the fill `swap` they are means over each pair's hosts."""
-        if any(sample.exchanges):
+        if any(sample.donors):
             return self._exchange(sample, fill)
         if fill == "swap":
             turns = [self._choose_hosts(sample, turn) for turn in range(max(map(len, sample.hosts)))]
@@ -281,23 +322,21 @@ class RegionInterventions:
         return Margins(clean, margins[:, 0], np.where(present, margins[:, 1:], np.nan), sample.units)
 
     def _exchange(self, sample: RegionSample, fill: Fill) -> Margins:
-        """Measure the margins of a sample with its large region taken from a host, and from a partner as control.
+        """Measure the margins of a sample with its large region taken from each of its donors.
 
-        With the fill `swap`, the rest of the image stays, such as an object. With other fills only the region is seen,
-        and the rest is covered. If the score does not depend on the region, it does not matter from which pair it is.
+        The first one says something else, and the controls do not. With the fill `swap`, the rest of the image stays,
+        such as an object. With other fills only the region is seen, and the rest is covered. If the score does not
+        depend on the region, it does not matter from which pair it is.
         """
-        clean, region, controls = [], [], []
-        for turn in range(HOSTS):
-            exchanges = [each[turn] for each in sample.exchanges]
-            one = self._leave_out_foils(sample, [each.host for each in exchanges])
-            hosts, partners = (
-                [(e.host, e.host_object) for e in exchanges],
-                [(e.partner, e.partner_object) for e in exchanges],
+        one = self._leave_out_foils(sample, [donors[0].pair_id for donors in sample.donors])
+        margins = np.full((len(sample.pair_ids), max(map(len, sample.donors))), np.nan)
+        for turn in range(margins.shape[1]):
+            places = [place for place, donors in enumerate(sample.donors) if turn < len(donors)]
+            part = one.select(places)
+            margins[places, turn] = part.margin(
+                self._embed_exchanged(part, [donors[turn] for donors in part.donors], fill)
             )
-            clean.append(one.margin(one.clean))
-            region.append(one.margin(self._embed_exchanged(one, hosts, fill)))
-            controls.append(one.margin(self._embed_exchanged(one, partners, fill)))
-        return Margins(np.mean(clean, axis=0), np.mean(region, axis=0), np.stack(controls, axis=1), sample.units)
+        return Margins(one.margin(one.clean), margins[:, 0], margins[:, 1:], sample.units)
 
     def _embed_exchanged(
         self, sample: RegionSample, donors: Sequence[tuple[str, NDArray[np.bool_]]], fill: Fill
@@ -350,7 +389,7 @@ class RegionInterventions:
         The margin is that of the host's image with the caption of the pair. A frame or a large region cannot be
         transplanted: return None if the region is one in any image.
         """
-        if any(sample.exchanges) or any(is_frame(mask) for mask in sample.masks[:, 0]):
+        if any(sample.donors) or any(is_frame(mask) for mask in sample.masks[:, 0]):
             return None
         samples, hosts = self._samples, self._choose_hosts(sample, 0)
         pixels = samples.prepare_images(samples.read_images(hosts))

@@ -39,6 +39,7 @@ class InterventionPlan:
     confirm: ConfirmConfig
     min_pairs: int
     seed: int
+    threshold: float = 1.0  # level that p must reach for a test to pass before it has seen all units
     pair_cost: int = 20  # covered images that cost as much as the attribution of a pair: its steps times its draws
     most_covered: int | None = None  # covered images of screening and tests, at most; None: by [confirm] budget
 
@@ -115,6 +116,15 @@ class Samples:
     def caption_of(self, pair_id: str) -> str:
         """Return the caption of a pair."""
         return str(self._row(pair_id)["caption"])
+
+    def unit_of(self, pair_id: str) -> str:
+        """Return the unit of a pair; see the view `pair_units`."""
+        return str(self._row(pair_id)["unit"])
+
+    def first_of_units(self, pair_ids: Sequence[str]) -> list[str]:
+        """Return the pairs that are the first ones of their units."""
+        seen: dict[str, str] = {}
+        return [one for one in pair_ids if seen.setdefault(self.unit_of(one), one) == one]
 
     def number_units(self, pair_ids: Sequence[str], column: str = "unit") -> NDArray[np.intp]:
         """Return the number of the unit of each pair, in the order in which units first occur.

@@ -104,6 +104,25 @@ def first_pairs(units: NDArray[np.intp], count: int) -> list[int]:
     return [int(place) for place in places[:count]]
 
 
+def average_units(values: Numbers, units: NDArray[np.intp]) -> Numbers:
+    """Return the mean of the values of each unit's pairs; NaN where a pair has none. Units without values are left out.
+
+    Args:
+        values: Of each pair, (pairs,).
+        units: Number of the unit of each pair, (pairs,).
+    """
+    has = ~np.isnan(values)
+    sums, counts = np.bincount(units[has], values[has]), np.bincount(units[has])
+    means: Numbers = sums[counts > 0] / counts[counts > 0]
+    return means
+
+
+def describe_mean(values: Numbers) -> tuple[float, float | None, float | None]:
+    """Return the mean of the values of units, and its 95 % interval, which fewer than `LEAST_UNITS` units have not."""
+    low, high = mean_interval(values) if len(values) >= LEAST_UNITS else (None, None)
+    return float(values.mean()), low, high
+
+
 def generator(*key: object) -> np.random.Generator:
     """Return a random generator that is seeded by the key alone."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()

@@ -52,6 +52,24 @@ def measure_inside_with_the_foils_of_the_slice(monkeypatch):
     )
 
 
+def choose_donors_at_random(monkeypatch):
+    monkeypatch.setattr(
+        null, "share_out", lambda _, candidates, count, __: {one: own[:count] for one, own in candidates.items()}
+    )
+
+
+def average_four_hosts(monkeypatch):
+    monkeypatch.setattr(
+        null,
+        "share_out",
+        lambda _, candidates, count, __: {one: own[: max(count, null.CONTROLS)] for one, own in candidates.items()},
+    )
+
+
+def count_pairs_of_transplants(monkeypatch):
+    monkeypatch.setattr(tasks.confirm, "average_units", lambda values, _: values)
+
+
 def propose_and_test_on_the_same_units(monkeypatch):
     draw = null.draw
 
@@ -72,6 +90,9 @@ def propose_and_test_on_the_same_units(monkeypatch):
         ("places", ignore_other_pairs),
         ("repeated pairs", average_pairs),
         ("other foils", measure_inside_with_the_foils_of_the_slice),
+        ("dependent pairs, transplant", count_pairs_of_transplants),
+        ("exchange", choose_donors_at_random),
+        ("exchange", average_four_hosts),
         ("nested slices", ignore_families),
     ],
 )

@@ -12,7 +12,7 @@ import sql
 from review.presentation import formatting
 from tasks.alert import alert
 from tasks.confirm import confirm
-from tasks.interventions.regions import HOSTS, RegionInterventions
+from tasks.interventions.regions import RegionInterventions
 from tasks.interventions.samples import clear_samples, load_samples
 from tasks.interventions.statistics import LEAST_OUTSIDE, LEAST_UNITS, deciding_p
 from tasks.regions import complement_boxes
@@ -387,13 +387,14 @@ def test_pairs_without_the_region_are_not_exchanged_with(run_with_outside, use_t
     interventions = RegionInterventions(load_samples(run, plan))
     sample = interventions.sample_claim(("outside middle", "word", "shadow"), [f"pair-{n:04d}" for n in range(30)])
     assert set(sample.pair_ids) <= set(has_region)
-    assert all(len(each) == HOSTS for each in sample.exchanges)
-    for pair_id, exchanges in zip(sample.pair_ids, sample.exchanges, strict=True):
-        for each in exchanges:
-            assert {each.host, each.partner} <= set(has_region)
-            assert each.host >= "pair-0030" > each.partner != pair_id
-            assert each.host_object[6:18, 6:18].all()
-            assert each.host_object.sum() == 12 * 12
+    used = [donor.pair_id for donors in sample.donors for donor in donors]
+    assert len(used) == len(set(used))  # what one donor shows counts once
+    for pair_id, donors in zip(sample.pair_ids, sample.donors, strict=True):
+        assert all(donor.rest[6:18, 6:18].all() and donor.rest.sum() == 12 * 12 for donor in donors)
+        host, *partners = (donor.pair_id for donor in donors)
+        assert {host, *partners} <= set(has_region)
+        assert partners
+        assert all(host >= "pair-0030" > partner != pair_id for partner in partners)
 
 
 def test_too_few_pairs_with_a_large_region_give_a_reason(run_with_outside, use_toy_model):

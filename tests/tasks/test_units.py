@@ -181,5 +181,5 @@ def test_what_the_budget_does_not_allow_is_reported_and_counts_as_a_test(
     assert {row["tests"] for row in rows} == {2}
     for row in of_second:
         assert not row["confirmed"]
-        assert row["reason"].startswith("not tested: stronger findings of the region needed ")
+        assert row["reason"].startswith("not tested: stronger findings of the region, or of its other rules, needed ")
     assert "findings not tested: 1" in capsys.readouterr().err

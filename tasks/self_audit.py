@@ -2,12 +2,14 @@
 
 A trial copies pairs of a word's slice, and as many others, into a scratch run. In an `implanted` trial, the copies of
 the slice get a tag, and the model is made to rely on it. In a `permuted` trial, captions are exchanged at random, so
-that whatever is confirmed is a false alarm. `flows.self_audit` runs the stages of an audit on the scratch run.
+that what is confirmed is not due to what the captions say. It is no proof of a false alarm: the model may rely on
+something that the run did not find. `flows.self_audit` runs the stages of an audit on the scratch run.
 """
 
 import hashlib
 import io
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -345,9 +347,10 @@ def judge_trial(run: Run, scratch: Run, opened: OpenTrial, plan: InterventionPla
     """Return the row of a trial, after the stages of an audit ran on its scratch run.
 
     A tag is found if a region that covers a part of it is confirmed, with p below the level divided by the number of
-    tests of the audited run: the strictest level that the correction could demand there. In a permuted trial, each
-    confirmed finding of the scratch run counts. If the limit of the trial's cost ended it before all findings were
-    tested, and the tag is not among those that were, nothing is known: `confirmed` is None.
+    tests of the audited run: the strictest level that the correction could demand there. In a permuted trial, findings
+    of the scratch run count, except those on regions that the audited run confirmed. If the limit of the trial's cost
+    ended it before all findings were tested, and the tag is not among those that were, nothing is known: `confirmed` is
+    None.
     """
     tested = [row for row in scratch.iter_rows("confirmations") if row["p"] is not None]
     tests = {(*claim_of(each), each["direction"]): each["confirmed"] for each in tested}
@@ -359,7 +362,9 @@ def judge_trial(run: Run, scratch: Run, opened: OpenTrial, plan: InterventionPla
     if opened.trial.kind == "permuted":
         if ended and not tests:
             return row | {"cost": cost, "reason": ended}
-        return row | {"confirmed": sum(tests.values()), "cost": cost}
+        known = _regions_found_before(run, scratch)
+        left = [confirmed for (region, *_), confirmed in tests.items() if region not in known]
+        return row | {"tests": len(left), "known": len(tests) - len(left), "confirmed": sum(left), "cost": cost}
     regions = _regions_on_tag(scratch, opened)
     level = find_level(run, opened.trial, plan)
     about_tag = [each for each in tested if each["region"] in regions and each["direction"] != "lowers"]
@@ -383,20 +388,36 @@ def judge_trial(run: Run, scratch: Run, opened: OpenTrial, plan: InterventionPla
 
 def _regions_on_tag(scratch: Run, opened: OpenTrial) -> set[str]:
     """Return the regions that cover at least `OVERLAP` of the tags, on average over the images that have them."""
-    tags, tagged = (
-        opened.trial.boxes.values(),
-        {pair["pair_id"] for pair in opened.sample.pairs[: opened.sample.tagged]},
-    )
-    covered: dict[str, float] = {}
+    tags = [*opened.trial.boxes.values()]
+    return _find_overlapping(scratch, {pair["pair_id"]: tags for pair in opened.sample.pairs[: opened.sample.tagged]})
+
+
+def _regions_found_before(run: Run, scratch: Run) -> set[str]:
+    """Return the regions that the run confirmed, and those that cover at least `OVERLAP` of one of them.
+
+    The model relies on them whatever the captions say, so that a trial that confirms them makes no error.
+    """
+    confirmed = {row["region"] for row in run.iter_rows("confirmations") if row["confirmed"]}
+    pair_ids = [row["pair_id"] for row in scratch.iter_rows("pairs")]
+    boxes: dict[str, dict[str, list[Box]]] = defaultdict(lambda: defaultdict(list))
+    with run.connect() as connection:
+        for row in sql.rows(connection, "review/boxes_of_pairs", run_id=run.run_id, pair_ids=pair_ids):
+            if row["region"] in confirmed:
+                for pair_id in pair_ids if row["pair_id"] is None else [row["pair_id"]]:
+                    boxes[row["region"]][pair_id].append((row["x0"], row["y0"], row["x1"], row["y1"]))
+    return confirmed.union(*(_find_overlapping(scratch, own) for own in boxes.values()))
+
+
+def _find_overlapping(scratch: Run, boxes: Mapping[str, Sequence[Box]]) -> set[str]:
+    """Return the regions of a run that cover at least `OVERLAP` of the boxes of some pairs, given by pair id."""
+    covered: dict[str, float] = defaultdict(float)
     for row in scratch.iter_rows("regions"):
-        if row["pair_id"] is None or row["pair_id"] in tagged:
-            overlap = sum(
+        for pair_id in boxes if row["pair_id"] is None else [row["pair_id"]]:
+            covered[row["region"]] += sum(
                 max(0.0, min(row["x1"], x1) - max(row["x0"], x0)) * max(0.0, min(row["y1"], y1) - max(row["y0"], y0))
-                for x0, y0, x1, y1 in tags
+                for x0, y0, x1, y1 in boxes.get(pair_id, ())
             )
-            weight = 1.0 if row["pair_id"] is None else 1 / len(tagged)
-            covered[row["region"]] = covered.get(row["region"], 0.0) + weight * overlap
-    area = opened.facts["area"]
+    area = sum((x1 - x0) * (y1 - y0) for own in boxes.values() for x0, y0, x1, y1 in own)
     return {region for region, part in covered.items() if part >= OVERLAP * area}
 
 

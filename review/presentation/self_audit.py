@@ -23,7 +23,9 @@ def format_self_audit(trials: _Trials) -> list[str]:
     for name, group in permuted.items():
         tests, confirmed = (sum(trial[key] for trial in group) for key in ("tests", "confirmed"))
         rate = _format_rate(confirmed, tests) if tests else "nothing was proposed, so nothing was tested"
-        sentences.append(f"{name}, in {format_count(len(group), 'sample')}: {rate}")
+        known = sum(trial.get("known") or 0 for trial in group)
+        left = f"; {format_count(known, 'test')} of regions that this audit confirmed left out" if known else ""
+        sentences.append(f"{name}, in {format_count(len(group), 'sample')}: {rate}{left}")
     skipped: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for trial in trials:
         # Of samples with exchanged captions, those that were made say it already.

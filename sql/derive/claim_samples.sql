@@ -1,7 +1,7 @@
 -- Samples of pairs that have the region of a finding: of its slice (`pair_ids`), and of all other pairs (`outside_ids`).
 -- Grain: region and slice of a finding. Parameters: $run_id, $seed, $min_pairs, $limit.
 -- They are independent of results: one pair of each unit is chosen before a second one, by the smallest sha256 of seed and unit, and
--- of seed and pair. A unit that has a pair in the slice is not outside of it. `split`: the slice has 2 * $min_pairs units, so that
+-- of seed and pair. A unit that has a pair in the slice is not outside of it. `split`: the slice has enough units (see is_split), so that
 -- rules proposed it from half of the units (derive/proposing_shares), and only the other half is sampled.
 WITH claims AS (SELECT DISTINCT run_id, region, slice_kind, slice FROM findings WHERE run_id = $run_id),
 measured AS (
@@ -24,7 +24,7 @@ inside AS (
     GROUP BY ALL
 ),
 sizes AS (
-    SELECT region, slice_kind, slice, count(*) >= 2 * $min_pairs AS split
+    SELECT region, slice_kind, slice, is_split(count(*), count(*) FILTER (WHERE proposes), $min_pairs) AS split
     FROM inside
     GROUP BY region, slice_kind, slice
 ),

@@ -12,13 +12,14 @@ samples AS (
         slice_kind, slice,
         count(*) AS pairs,
         count(DISTINCT hash(unit)) AS units,
+        count(DISTINCT hash(unit)) FILTER (WHERE proposes) AS proposing_units,
         arg_min(pair_id, digest, $limit) AS all_pairs,
         arg_min(pair_id, digest, $limit) FILTER (WHERE proposes) AS proposing_pairs
     FROM pair_slices
     JOIN numbered USING (run_id, pair_id)
     GROUP BY slice_kind, slice
 )
-SELECT slice_kind, slice, CASE WHEN units >= 2 * $min_pairs THEN proposing_pairs ELSE all_pairs END AS pair_ids
+SELECT slice_kind, slice, CASE WHEN is_split(units, proposing_units, $min_pairs) THEN proposing_pairs ELSE all_pairs END AS pair_ids
 FROM samples
 WHERE pairs >= $min_pairs
 ORDER BY slice_kind, slice;

@@ -24,7 +24,7 @@ numbered AS (
 sampled AS (
     SELECT
         region,
-        count(DISTINCT hash(unit)) >= 2 * $min_pairs AS split,
+        is_split(count(DISTINCT hash(unit)), count(DISTINCT hash(unit)) FILTER (WHERE proposes), $min_pairs) AS split,
         arg_min(pair_id, digest, $limit) AS all_pairs,
         arg_min(pair_id, digest, $limit) FILTER (WHERE proposes) AS proposing_pairs
     FROM (

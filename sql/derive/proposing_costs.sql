@@ -1,4 +1,4 @@
--- The view slice_costs as rules see it: where a slice has 2 * $min_pairs units, its costs are those of the units that propose.
+-- The view slice_costs as rules see it: where a slice is split (see is_split), its costs are those of the units that propose.
 -- Grain: region and slice of one run. Parameters: $run_id, $min_pairs.
 SELECT
     * EXCLUDE (split, proposing_n, proposing_drop, proposing_margin, proposing_elsewhere) REPLACE (
@@ -8,7 +8,7 @@ SELECT
         CASE WHEN split THEN proposing_elsewhere ELSE elsewhere END AS elsewhere
     )
 FROM (
-    SELECT c.*, s.units >= 2 * $min_pairs AS split
+    SELECT c.*, is_split(s.units, s.proposing_units, $min_pairs) AS split
     FROM slice_costs AS c
     JOIN slice_shares AS s USING (run_id, region, slice_kind, slice)
     WHERE c.run_id = $run_id

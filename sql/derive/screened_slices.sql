@@ -3,5 +3,5 @@
 SELECT c.region, c.slice_kind, c.slice
 FROM slice_costs AS c
 JOIN slice_shares AS s USING (run_id, region, slice_kind, slice)
-WHERE c.run_id = $run_id AND c.n >= $min_pairs AND s.units < 2 * $min_pairs
+WHERE c.run_id = $run_id AND c.n >= $min_pairs AND NOT is_split(s.units, s.proposing_units, $min_pairs)
 ORDER BY c.region, c.slice_kind, c.slice;

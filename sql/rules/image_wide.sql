@@ -5,7 +5,11 @@
 -- and the 12 slices with the largest differences.
 -- Returns the offending slices, strongest first; effect is the difference in standard deviations; $factor does not matter.
 WITH slices AS (
-    SELECT slice_kind, slice, count(*) AS n, count(DISTINCT hash(unit)) AS units
+    SELECT
+        slice_kind, slice,
+        count(*) AS n,
+        count(DISTINCT hash(unit)) AS units,
+        count(DISTINCT hash(unit)) FILTER (WHERE proposes) AS proposing_units
     FROM pair_slices
     JOIN attributions USING (run_id, pair_id)
     JOIN pair_units USING (run_id, pair_id)
@@ -15,7 +19,7 @@ WITH slices AS (
 differences AS (
     SELECT
         'image-wide ' || d.property AS region, s.slice_kind, s.slice, s.n,
-        max(abs(CASE WHEN s.units >= 2 * $min_pairs THEN d.proposing_difference ELSE d.difference END)) AS effect
+        max(abs(CASE WHEN is_split(s.units, s.proposing_units, $min_pairs) THEN d.proposing_difference ELSE d.difference END)) AS effect
     FROM slices AS s
     JOIN slice_statistics AS d USING (slice_kind, slice)
     WHERE d.run_id = $run_id AND s.units >= $min_pairs AND d.others >= $min_pairs AND $factor > 0

@@ -20,7 +20,8 @@ CREATE TABLE self_audits (
     p DOUBLE,
     floor DOUBLE,
     margin DOUBLE,       -- mean absolute margin without covering
-    tests BIGINT,        -- regions and slices that the trial tested
+    tests BIGINT,        -- regions and slices that the trial tested; 'permuted': without those that are `known`
+    known BIGINT,        -- 'permuted': tests of regions that the run itself confirmed, or that cover a fifth of one
     sets BIGINT,         -- earlier: sets of pairs that were tested
     confirmed BIGINT,    -- 'implanted': 1 if the tag was confirmed, else 0; 'permuted': tests that were confirmed
     cost BIGINT,         -- images that the trial embedded; a map counts as one per step and draw

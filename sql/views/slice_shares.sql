@@ -20,6 +20,7 @@ means AS (
         exact_mean(share) AS share,
         exact_mean(area) AS area,
         count(*) FILTER (WHERE proposes) AS proposing_n,
+        count(DISTINCT hash(unit)) FILTER (WHERE proposes) AS proposing_units,
         exact_mean(CASE WHEN proposes THEN share END) AS proposing_share,
         exact_mean(CASE WHEN proposes THEN area END) AS proposing_area
     FROM measured

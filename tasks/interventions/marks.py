@@ -12,8 +12,8 @@ import numpy as np
 from m2ib.analysis.controls import make_control_masks
 from tasks.interventions.donors import share_out
 from tasks.interventions.regions import RegionInterventions, RegionSample
-from tasks.interventions.samples import NotMeasurableError, Samples
-from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers
+from tasks.interventions.samples import Samples
+from tasks.interventions.statistics import Margins, Numbers
 from tasks.records import Claim
 
 ABSENCE: Final = "absence of "
@@ -93,21 +93,23 @@ class AbsenceInterventions(LoweringInterventions):
         about = ("corpus", "all pairs") if slice_kind == "any" else (slice_kind, slice_name)
         donors = self._list_readable(mark, *about, has_region=True, inside=slice_kind == "any")
         boxes, found = self.read_boxes(donors)[mark], []
-        pasted = self._share_out(samples.first_of_units(pair_ids), donors)
+        tested = samples.first_of_units(pair_ids)
+        pasted = self._share_out(tested, donors)
+        unreadable, no_foils, no_room = "unreadable images", "no foil", "no room for two controls"
+        lost = {"no other pair that has the mark and is not used already": len(tested) - len(pasted)}
+        lost |= dict.fromkeys((unreadable, no_foils, no_room), 0)
         for (pair_id, donor), image in zip(pasted.items(), samples.read_images([*pasted]), strict=True):
             foils, mask = self._find_foils(pair_id, slice_kind, slice_name), self._region_mask(donor, boxes)
-            if image is None or not foils:
-                continue
             controls = make_control_masks(mask, settings.controls, f"{samples.plan.seed}\x1f{pair_id}")
-            if len(controls) > 1:
+            if image is None:
+                lost[unreadable] += 1
+            elif not foils:
+                lost[no_foils] += 1
+            elif len(controls) < 2:
+                lost[no_room] += 1
+            else:
                 found.append((pair_id, image, np.stack([mask, *controls]), [donor], foils))
-        units = len({*samples.number_units([pair_id for pair_id, *_ in found]).tolist()})
-        if units < LEAST_UNITS:
-            raise NotMeasurableError(
-                f"got {len(found)} measurable pairs of {len(pair_ids)} in {units} units ({len(donors)} other pairs "
-                f"have the mark), expected at least {LEAST_UNITS} units; check the images and captions of the pairs, "
-                "or audit a larger corpus"
-            )
+        self._check_units(found, tested, lost)
         return replace(self._embed(found), minimal_foils=[[] for _ in found])
 
     def margins(self, sample: RegionSample, fill: str) -> Margins:  # noqa: ARG002  # as other interventions

@@ -200,13 +200,16 @@ class RegionInterventions:
         """
         samples, settings, found = self._samples, self._settings, []
         unreadable, no_foils, no_room = "unreadable images", "no foil", "no room for two controls"
-        lost = dict.fromkeys((unreadable, no_foils, no_room), 0)
+        no_region = "a region of no pixel"
+        lost = dict.fromkeys((unreadable, no_foils, no_region, no_room), 0)
         for pair_id, image in zip(pair_ids, samples.read_images(pair_ids), strict=True):
             foils, mask = self._find_foils(pair_id, slice_kind, slice_name), self._region_mask(pair_id, boxes)
             if image is None:
                 lost[unreadable] += 1
             elif not (hosts := self._find_hosts(pair_id, foils)):
                 lost[no_foils] += 1
+            elif not mask.any():
+                lost[no_region] += 1
             elif len(controls := make_control_masks(mask, settings.controls, f"{samples.plan.seed}\x1f{pair_id}")) < 2:
                 lost[no_room] += 1
             else:

@@ -118,6 +118,28 @@ def test_foils_and_hosts_come_from_other_units(run_with_findings, use_toy_model)
     assert samples.number_units(pair_ids[:6]).tolist() == [0, 1, 2, 3, 0, 1]
 
 
+@pytest.mark.parametrize(("proposing", "is_split"), [(4, False), (5, True), (6, False)])
+def test_a_slice_is_split_if_both_halves_have_the_units_of_a_test(hand_written_run, proposing, is_split):
+    names = [f"{number:064x}" for number in range(200)]
+    proposes = {name: hashlib.sha256(f"halfimage {name}".encode()).hexdigest() < "8" for name in names}
+    halves = [[name for name in names if proposes[name] is half] for half in (True, False)]
+    chosen = [*halves[0][:proposing], *halves[1][: 10 - proposing]]
+    rows = hand_written_run.add_pairs(["a caption"] * 10)
+    for row, name in zip(rows, chosen, strict=True):
+        row["image_sha256"] = name
+    hand_written_run.write_table("pairs", rows)
+    hand_written_run.add_attributions([[1.0] * 4] * 10, (2, 2))
+    hand_written_run.add_shares("mark", [0.9] * proposing + [0.1] * (10 - proposing))
+    finding = {"region": "mark", "side": "image", "slice_kind": "corpus", "slice": "all pairs", "n": 10}
+    hand_written_run.write_table("findings", [finding])
+    limits = {"run_id": hand_written_run.run_id, "min_pairs": 5}
+    with hand_written_run.connect() as connection:
+        (share, *_) = sql.rows(connection, "derive/proposing_shares", **limits)
+        (sample,) = sql.rows(connection, "derive/claim_samples", **limits, seed=0, limit=64)
+    assert share["share"] == pytest.approx(0.9 if is_split else 0.1 + 0.08 * proposing)
+    assert (sample["split"], len(sample["pair_ids"])) == (is_split, 10 - proposing * is_split)
+
+
 def test_the_unit_column_must_have_values(hand_written_run, tmp_path):
     (tmp_path / "corpus").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "corpus" / "a.png")

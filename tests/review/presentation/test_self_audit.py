@@ -30,6 +30,8 @@ def test_self_audit_reports_false_alarms_with_their_interval():
     )
     (sentence,) = format_self_audit([permuted, {**permuted, "confirmed": 3}])
     assert "3 of 12 tests confirmed (95% interval 8.89% to 53.2%)" in sentence
+    (sentence,) = format_self_audit([permuted, {**permuted, "known": 2}])
+    assert sentence.endswith("(95% interval 0% to 24.2%); 2 tests of regions that this audit confirmed left out")
     (sentence,) = format_self_audit([{**permuted, "tests": 0}])
     assert sentence.endswith("nothing was proposed, so nothing was tested")
 

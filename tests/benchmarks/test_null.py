@@ -107,6 +107,26 @@ def test_every_test_uses_all_units_unless_it_ends_early():
     assert [null.count_units(rng, effect) for effect in (0.0, 3.0)] == [16, 32]
 
 
+def test_a_test_passes_early_only_at_the_level_that_the_run_can_demand():
+    losses = null.draw(np.random.default_rng(2), 64, 5) + 0.8 * np.eye(5)[0]
+    sample = null.sample_independent(losses)
+    looks = {}
+    for threshold in (null.LEVEL, 1e-9):
+        evidence, looks[threshold], reason = tasks.confirm._test_fill(
+            null._Interventions(sample, None), sample, "mean", null._PLAN, threshold, "region"
+        )
+        assert reason is None
+        assert evidence.p < null.LEVEL
+    assert looks == {null.LEVEL: 2, 1e-9: 3}
+
+
+def test_a_test_that_ends_without_a_sign_of_an_effect_has_p_1():
+    losses = null.draw(np.random.default_rng(3), 64, 5) - 0.5 * np.eye(5)[0]
+    row = null.judge_one(null.sample_independent(losses))[0]
+    assert (row["units"], row["p"], row["q"]) == (16, 1.0, 1.0)
+    assert "ended after 16 of 64 units" in row["reason"]
+
+
 def test_a_comparison_at_an_early_look_costs_its_share_of_the_level():
     """Large effects end a test early: without this, a corner that each pair's map selects is confirmed in .015."""
     rng = np.random.default_rng(1)

@@ -11,7 +11,8 @@ from PIL import Image
 import sql
 from review.presentation import formatting
 from tasks.alert import alert
-from tasks.confirm import confirm
+from tasks.confirm import _adjust, confirm
+from tasks.interventions.marks import LoweringInterventions
 from tasks.interventions.regions import RegionInterventions
 from tasks.interventions.samples import clear_samples, load_samples
 from tasks.interventions.statistics import LEAST_OUTSIDE, LEAST_UNITS, deciding_p
@@ -405,3 +406,19 @@ def test_too_few_pairs_with_a_large_region_give_a_reason(run_with_outside, use_t
     assert confirm.fn(run, plan) == 0
     (reason,) = {row["reason"] for row in read_table(run) if row["fill"] == "mean"}
     assert "with no other image that can be read and has the region" in reason
+
+
+def test_q_of_a_finding_includes_the_comparison_with_other_units():
+    claim = {"region": "frame", "slice_kind": "word", "slice": "shadow"}
+    rows = [claim | {"p": 1e-6, "outside_p": 0.3, "outside_units": 64}]
+    assert [*_adjust(rows, [], 0.01).values()] == [pytest.approx(0.3)]
+
+
+def test_a_large_region_that_lowers_the_score_is_not_pasted(run_with_outside, use_toy_model):
+    run, plan = run_with_outside
+    use_toy_model(1.0)
+    interventions = LoweringInterventions(load_samples(run, plan))
+    sample = interventions.sample_claim(("outside middle", "word", "shadow"), [f"pair-{n:04d}" for n in range(30)])
+    assert any(sample.donors)
+    interventions._lacking = [f"pair-{number:04d}" for number in range(30, 60)]
+    assert interventions.transplant(sample) is None

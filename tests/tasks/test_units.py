@@ -13,9 +13,10 @@ from tasks.confirm import confirm, plan_tests
 from tasks.errors import BadInputError
 from tasks.ingest import ingest
 from tasks.interventions import samples as samples_module
+from tasks.interventions.donors import share_out
 from tasks.interventions.regions import RegionInterventions
 from tasks.interventions.samples import load_samples
-from tasks.settings import CorpusConfig
+from tasks.settings import ConfirmConfig, CorpusConfig
 
 BOX = {None: [(0.0, 0.0, 0.25, 0.25)]}
 
@@ -138,6 +139,73 @@ def test_a_slice_is_split_if_both_halves_have_the_units_of_a_test(hand_written_r
         (sample,) = sql.rows(connection, "derive/claim_samples", **limits, seed=0, limit=64)
     assert share["share"] == pytest.approx(0.9 if is_split else 0.1 + 0.08 * proposing)
     assert (sample["split"], len(sample["pair_ids"])) == (is_split, 10 - proposing * is_split)
+
+
+def test_no_foil_and_no_host_of_a_sample_is_of_the_own_unit(run_with_findings, use_toy_model):
+    """All normal chests are of the patient of the first shadow."""
+    run, plan = run_with_findings
+    use_toy_model(1.0)
+    rows = list(run.iter_rows("pairs"))
+    patients = ["0" if row["caption"] == "normal chest" else str(number) for number, row in enumerate(rows)]
+    run.write_table(
+        "pairs", [row | {"attributes": [("patient", one)]} for row, one in zip(rows, patients, strict=True)]
+    )
+    run.update(config={"corpus": {"unit": "patient"}})
+    sample = RegionInterventions(load_samples(run, plan)).sample(
+        [row["pair_id"] for row in rows[:30]], BOX, "word", "shadow"
+    )
+    assert sample.foil_captions[0] == ["large heart"]
+    assert sample.hosts[0]
+    assert not set(sample.hosts[0]) & {row["pair_id"] for row in rows if row["caption"] == "normal chest"}
+    assert all(set(captions) == {"large heart", "normal chest"} for captions in sample.foil_captions[1:])
+
+
+class Units:
+    """Pairs whose unit is the first letter of their name."""
+
+    def load(self, _pair_ids):
+        pass
+
+    def unit_of(self, pair_id):
+        return pair_id[0]
+
+
+def test_donors_serve_one_unit_each_and_not_their_own():
+    candidates = {"a1": ["a2", "b2", "c1"], "b1": ["a2", "c2", "d1"], "c1": ["e1", "e2"]}
+    taken = set()
+    assert share_out(Units(), candidates, 2, taken) == {"a1": ["b2", "c1"], "b1": ["a2", "d1"], "c1": ["e1"]}
+    assert taken == set("abcde")
+    assert share_out(Units(), candidates, 1, taken) == {}
+
+
+def test_a_unit_with_a_pair_in_the_slice_is_not_outside_of_it(run_with_findings):
+    run, plan = run_with_findings
+    rows = list(run.iter_rows("pairs"))
+    rows[40]["image_sha256"] = rows[0]["image_sha256"]
+    run.write_table("pairs", rows)
+    (work, *_) = [part.work[0] for part in plan_tests(run, replace(plan, min_pairs=20))]
+    with_first = {rows[number]["pair_id"] for number in (0, 40)}
+    assert not with_first & set(work["outside_ids"])
+    assert len(work["outside_ids"]) == 24
+    (work, *_) = [part.work[0] for part in plan_tests(run, replace(plan, min_pairs=20, confirm=ConfirmConfig()))]
+    assert set(work["outside_ids"]) == {row["pair_id"] for row in rows[30:]} - with_first
+
+
+def test_thresholds_of_early_looks_are_the_strictest_that_the_run_can_demand(run_with_findings):
+    run, plan = run_with_findings
+    thresholds = {finding["threshold"] for part in plan_tests(run, plan) for finding in part.work}
+    assert thresholds == {pytest.approx(plan.confirm.level / 3)}  # three regions with a finding each
+    stricter = replace(plan, threshold=1e-6)
+    assert {finding["threshold"] for part in plan_tests(run, stricter) for finding in part.work} == {1e-6}
+
+
+def test_the_strongest_finding_of_each_rule_is_tested_before_the_second_of_any(run_with_findings):
+    run, plan = run_with_findings
+    (finding, *_) = [row for row in run.iter_rows("findings") if row["region"] == "corner top-left"]
+    effects = [("region_cost", "a", 0.9), ("region_mass", "shadow", 3.0), ("region_mass", "chest", 2.0)]
+    run.write_table("findings", [finding | {"rule": rule, "slice": name, "effect": one} for rule, name, one in effects])
+    (part,) = plan_tests(run, plan)
+    assert [(one["rule"], one["slice"]) for one in part.work] == [(rule, name) for rule, name, _ in effects]
 
 
 def test_the_unit_column_must_have_values(hand_written_run, tmp_path):

@@ -7,7 +7,9 @@ from tasks.interventions.statistics import (
     LEAST_UNITS,
     Margins,
     adjust_p_values,
+    average_units,
     contrast_p,
+    describe_mean,
     effect_floor,
     evaluate,
     explain_failure,
@@ -152,3 +154,14 @@ def test_a_direction_that_the_data_chose_keeps_the_level_if_both_directions_coun
         naive += min(p) < 0.01
     assert found / 2000 < 0.0155  # 0.01 and 2.5 standard errors
     assert naive / 2000 > found / 2000
+
+
+def test_few_units_have_no_interval():
+    assert describe_mean(np.array([0.3])) == (0.3, None, None)
+    mean, low, high = describe_mean(np.arange(5.0))
+    assert low < mean == 2 < high
+
+
+def test_values_of_a_unit_are_averaged_and_missing_ones_left_out():
+    values = np.array([1.0, 3.0, np.nan, 5.0, np.nan])
+    np.testing.assert_allclose(average_units(values, np.array([0, 0, 1, 2, 2])), [2, 5])

@@ -106,8 +106,7 @@ class _Interventions:
     def minimal_differences(self, _sample: object, _fill: str) -> None:
         return None
 
-    def count_covered(self, _sample: object, _fill: str) -> int:
-        return 0
+    num_images: int = 0
 
     def margins(self, sample: _Sample, fill: str) -> Margins:
         units = self.claim, sample.chosen

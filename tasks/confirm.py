@@ -5,7 +5,7 @@ Regions are covered and phrases left out. The p values of all tests of a run are
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from functools import cache, partial
 from typing import Any
@@ -23,6 +23,7 @@ from tasks.interventions.samples import (
     InterventionPlan,
     NotMeasurableError,
     Samples,
+    limit_images,
     load_samples,
 )
 from tasks.interventions.statistics import (
@@ -47,7 +48,6 @@ from tasks.records import claim_of
 
 HOTTEST_CORNER = "hottest corner"
 _PHRASES_PER_PART = 32
-_LEAST_BUDGET = 50_000  # covered images that small corpora may need as well
 _INPUTS = ("pair_ids", "outside_ids", "threshold", "budget")
 _Test = tuple[str, str, str, str]  # a claim, and the direction in which it is tested
 
@@ -74,7 +74,7 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
     must pass the comparison with units outside of it. At the end the transplant is measured. Yield a row for each fill,
     with the statistics of its `Evidence`, or with the `reason` why there is none.
     """
-    claim, settings, is_image = claim_of(finding), plan.confirm, finding["side"] == "image"
+    claim, settings, embedded = claim_of(finding), plan.confirm, interventions.num_images
     row = {key: value for key, value in finding.items() if key not in _INPUTS} | {"n": 0, "reason": None}
     found: list[dict[str, Any]] = []
     common: dict[str, Any] = {}
@@ -92,8 +92,7 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
             values = interventions.minimal_differences(sample.first_units(evidence.units), fill)
             if values is not None:
                 minimal = {f"minimal_{key}": value for key, value in _describe(values).items()}
-        covered = interventions.count_covered(sample.first_units(evidence.units), fill) if is_image else 0
-        measured = asdict(evidence) | minimal | {"looks": looks, "covered": covered}
+        measured = asdict(evidence) | minimal | {"looks": looks}
         found.append(row | {"fill": fill, **measured, "reason": reason})
         # q is never less than p: a test that fails by p fails.
         if reason or explain_failure(evidence, evidence.p, settings.level):
@@ -103,9 +102,11 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
             common = _compare_outside(finding, interventions, look)
             if _explain_comparison(found[0] | common, settings.level):
                 row["reason"] = f"not measured: the comparison with other units failed; see the row of the fill {fill}"
+        found[-1]["covered"], embedded = interventions.num_images - embedded, interventions.num_images
     if row["reason"] is None and (rises := interventions.transplant(sample)) is not None:
         figures = _describe(average_units(rises, sample.units))
         common |= {f"transplant_{'rise' if key == 'effect' else key}": value for key, value in figures.items()}
+        found[-1]["covered"] += interventions.num_images - embedded
     yield from (one | common for one in found)
 
 
@@ -233,7 +234,7 @@ def _screened_claims(connection: sql.Connection, run: Run, plan: InterventionPla
 def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
     """Divide the findings of a run, with the pairs to test, into parts: those of one region, or some of phrases.
 
-    The covered images that [confirm] budget leaves after screening are shared out among regions in proportion to their
+    The images that [confirm] budget leaves after screening are shared out among regions in proportion to their
     findings.
     """
     if not plan.confirm.enabled:
@@ -246,10 +247,7 @@ def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
         (spent,) = sql.rows(connection, "derive/cost_of_run", run_id=run.run_id)
     samples = {claim_of(row): row for row in rows}
     sizes = Counter(region for region, *_ in claims)
-    share = plan.confirm.budget / (1 - plan.confirm.budget)
-    budget = max(_LEAST_BUDGET, share * plan.pair_cost * spent["attributions"]) - spent["screenings"]
-    if plan.most_covered is not None:
-        budget = plan.most_covered - spent["screenings"]
+    budget = limit_images(plan, spent["attributions"]) - spent["screenings"]
     budget = max(0.0, budget / max(1, len(findings)))
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for finding in findings:
@@ -275,8 +273,12 @@ def _test_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
         samples.load(pair_id for finding in part.work for pair_id in finding["pair_ids"])
         return samples
 
+    seen: set[Hashable] = set()
+
     def compute(finding: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        return _test_finding(finding, _choose_interventions(finding)(load()), plan)
+        samples = load()
+        with samples.count_images(seen):
+            yield from _test_finding(finding, _choose_interventions(finding)(samples), plan)
 
     rows: Rows = []
     for finding in part.work:
@@ -292,7 +294,7 @@ def _test_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
 def _skip_finding(finding: Mapping[str, Any], spent: int) -> Rows:
     """Return rows of a finding that is not tested for lack of budget."""
     reason = (
-        f"{NOT_TESTED}stronger findings of the region, or of its other rules, needed {spent} covered images, expected "
+        f"{NOT_TESTED}stronger findings of the region, or of its other rules, needed {spent} images, expected "
         f"fewer than {finding['budget']:.0f}; raise [confirm] budget to test this one"
     )
     row = {key: value for key, value in finding.items() if key not in _INPUTS} | {"n": 0, "reason": reason}

@@ -12,7 +12,7 @@ from prefect import task
 import sql
 from tasks.execution import TASK_OPTIONS
 from tasks.interventions.regions import RegionInterventions
-from tasks.interventions.samples import InterventionPlan, large_slice_limits, load_samples
+from tasks.interventions.samples import InterventionPlan, large_slice_limits, limit_images, load_samples
 from tasks.lake.run import Run
 from tasks.parts import Part, Rows, chunks, make_parts, remove_parts
 
@@ -21,11 +21,20 @@ _PAIRS_PER_PART = 4 * _BATCH
 
 
 def plan_screening(run: Run, plan: InterventionPlan) -> list[Part]:
-    """Divide the pairs in which regions are covered into parts. There are none without regions to cover."""
+    """Divide the pairs in which regions are covered into parts. There are none without regions to cover.
+
+    If they would take more than half of what [confirm] budget allows, fewer pairs of each slice are sampled, at least
+    `min_pairs`.
+    """
     if not plan.confirm.enabled:
         return []
     with run.connect() as connection:
-        pairs = sql.rows(connection, "derive/pairs_to_screen", run_id=run.run_id, **large_slice_limits(plan))
+        (spent,) = sql.rows(connection, "derive/cost_of_run", run_id=run.run_id)
+        limits, most = large_slice_limits(plan), limit_images(plan, spent["attributions"]) / 2
+        pairs = sql.rows(connection, "derive/pairs_to_screen", run_id=run.run_id, **limits)
+        while sum(1 + len(row["regions"]) for row in pairs) > most and limits["limit"] >= 2 * plan.min_pairs:
+            limits["limit"] //= 2
+            pairs = sql.rows(connection, "derive/pairs_to_screen", run_id=run.run_id, **limits)
     return make_parts(run, "screen", chunks(pairs, _PAIRS_PER_PART))
 
 

@@ -257,10 +257,10 @@ class ConfirmConfig(Section):
         0.1, ge=0, lt=1, description="Smallest score loss that counts, as a share of the margin of the unchanged pairs."
     )
     budget: float = Field(
-        0.5,
+        0.3,
         gt=0,
         lt=1,
-        description="Largest share of a run's cost that screening and tests may have, but for small corpora.",
+        description="Largest share of a run's cost for screening, tests and self-audit, but for small corpora.",
     )
     self_audit: float = Field(
         0.1, ge=0, le=1, description="Cost of the self-audit, as a share of the cost of the run. 0: no self-audit."

@@ -1,5 +1,5 @@
--- How many pairs of a run were attributed, and how many covered images its screening embedded.
+-- How many pairs of a run were attributed, and how many images its screening embedded: covered ones, and each pair's own.
 -- Grain: one row. Parameters: $run_id.
 SELECT
     (SELECT count(*) FROM attributions WHERE run_id = $run_id) AS attributions,
-    (SELECT count(*) FROM screenings WHERE run_id = $run_id) AS screenings;
+    (SELECT count(*) + count(DISTINCT pair_id) FROM screenings WHERE run_id = $run_id) AS screenings;

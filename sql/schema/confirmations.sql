@@ -15,7 +15,8 @@ CREATE TABLE confirmations (
     units BIGINT,              -- independent units of these pairs; see the view pair_units
     split BOOLEAN,             -- whether these units differ from those by which a rule proposed the finding
     looks BIGINT,              -- after how many looks at more and more units the test ended
-    covered BIGINT,            -- covered images that this fill needed
+    covered BIGINT,            -- images that this fill embedded beyond those of earlier tests of the region; the first fill also has those
+                               -- of the unchanged images and of the comparison with other units
     margin DOUBLE,             -- mean absolute margin without covering
     losing DOUBLE,             -- share of the pairs with a negative margin: the model prefers a foil
     drop DOUBLE,               -- mean loss of margin when the region is covered

@@ -156,9 +156,10 @@ class ImageWideInterventions:
         own, gains = self.margins(sample, "match").clean, found - found[:, :1]
         return Margins(own, own - gains[:, 1], own[:, None] - gains[:, 2:], sample.units)
 
-    def count_covered(self, sample: ImageWideSample, fill: PropertyFill) -> int:  # noqa: ARG002  # as other interventions
-        """Return the number of changed images that `margins` embeds for a sample."""
-        return len(sample.pair_ids) * (1 + CONTROLS)
+    @property
+    def num_images(self) -> int:
+        """Number of images that were embedded for tests; see `Samples.count_images`."""
+        return self._samples.num_images
 
     def _make_versions(self, sample: ImageWideSample, place: int, fill: PropertyFill) -> list[NDArray[np.uint8]]:
         """Return the unchanged image of a pair or its host, with the property of interest, and with controls'."""

@@ -116,10 +116,6 @@ class AbsenceInterventions(LoweringInterventions):
         """Measure the margins of a sample with the mark, or a control, pasted; a loss is a loss."""
         return RegionInterventions.margins(self, sample, "swap")
 
-    def count_covered(self, sample: RegionSample, fill: str) -> int:  # noqa: ARG002  # as other interventions
-        """Return the number of changed images that `margins` embeds for a sample."""
-        return super().count_covered(sample, "mean")
-
     def minimal_differences(self, sample: RegionSample, fill: str) -> None:
         """Return None: minimal foils are not measured."""
 

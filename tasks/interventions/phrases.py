@@ -247,6 +247,11 @@ class PhraseInterventions:
             return None
         return replace(versions, foils=[(samples.choose_pair(other, pair_id, "holder"), other) for other in foils])
 
+    @property
+    def num_images(self) -> int:
+        """Number of images that were embedded for tests; see `Samples.count_images`."""
+        return self._samples.num_images
+
     def _score(self, sample: PhraseSample, versions: Sequence[Sequence[str]]) -> Numbers:
         """Return the margins of versions of each pair's caption, as an array (pairs, versions)."""
         texts = np.stack([self._samples.embed_captions(captions) for captions in versions])

@@ -350,7 +350,7 @@ class RegionInterventions:
         if fill != "swap":
             return samples.embed_images(pixels)
         masks = sample.masks[:, :1]
-        swapped = samples.compute(occlusion.embed_occluded, samples.network, sample.pixels, masks, fill, pixels)
+        swapped = samples.embed_swapped(sample.pixels, masks, pixels)
         found: Numbers = swapped[:, 0]
         return found
 
@@ -368,10 +368,10 @@ class RegionInterventions:
                 foils[:] = foils[np.resize(apart, len(foils))]
         return replace(sample, foils=kept)
 
-    def count_covered(self, sample: RegionSample, fill: Fill) -> int:
-        """Return the number of covered images that `margins` embeds for a sample."""
-        turns = max(map(len, sample.hosts)) if fill == "swap" else 1
-        return turns * int(sample.masks.any(axis=(2, 3)).sum())
+    @property
+    def num_images(self) -> int:
+        """Number of images that were embedded for tests; see `Samples.count_images`."""
+        return self._samples.num_images
 
     def minimal_differences(self, sample: RegionSample, fill: Fill) -> Numbers | None:
         """Measure the loss against minimal foils alone, of the units that have any; None if no pair has.

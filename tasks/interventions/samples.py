@@ -3,7 +3,8 @@
 import hashlib
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ from tasks.settings import ConfirmConfig, Inputs
 
 FOIL_PAIRS = 20_000
 """Maximum number of pairs from which foils are chosen: of a larger corpus, a sample."""
+LEAST_IMAGES = 20_000
+"""Images that screening and tests of small corpora may embed, whatever [confirm] budget says."""
 _BATCH = 64
 _KEPT_IMAGES = 512
 _KEPT_SAMPLES = 8
@@ -58,6 +61,7 @@ class Samples:
     def __init__(self, run: Run, plan: InterventionPlan) -> None:
         self.run, self.plan = run, plan
         self.network = load_model(plan.inputs.model)
+        self._counter = threading.local()
         self._lock = threading.RLock()
         # For embeddings alone, so that a part can read its images while the device computes. Taken before `_lock`.
         self._embedding_lock = threading.Lock()
@@ -189,9 +193,38 @@ class Samples:
         pairs = self._pairs_by_caption[caption]
         return pairs[number % len(pairs)]
 
+    @contextmanager
+    def count_images(self, seen: set[Hashable]) -> Iterator[None]:
+        """Add a key of each image to a set that this thread embeds while the block runs.
+
+        An image that is in memory from before counts as well, so that the number does not depend on what else ran. One
+        that occurs twice in the set's tests counts once.
+        """
+        self._counter.seen = seen
+        try:
+            yield
+        finally:
+            self._counter.seen = None
+
+    @property
+    def num_images(self) -> int:
+        """Number of images in the set of `count_images`; 0 without one."""
+        return len(getattr(self._counter, "seen", None) or ())
+
+    def _count(self, keys: Iterable[Hashable]) -> None:
+        seen = getattr(self._counter, "seen", None)
+        if seen is not None:
+            seen.update(keys)
+
     def embed_images(self, pixels: Any) -> Numbers:
-        """Embed preprocessed images."""
+        """Embed preprocessed images, each time anew."""
+        self._count(object() for _ in pixels)
         return self.compute(occlusion.embed_images, self.network, pixels)
+
+    def embed_swapped(self, pixels: Any, masks: NDArray[np.bool_], donated: Any) -> Numbers:
+        """Embed preprocessed images with masks (images, masks, height, width) filled from others, each time anew."""
+        self._count(object() for _ in range(len(pixels) * masks.shape[1]))
+        return self.compute(occlusion.embed_occluded, self.network, pixels, masks, "swap", donated)
 
     def embed_occluded(
         self,
@@ -217,6 +250,7 @@ class Samples:
             for i, content in enumerate(contents)
         ]
         present: NDArray[np.bool_] = np.any(masks, axis=(2, 3))
+        self._count(keys[i][j] for i, j in np.argwhere(present))
         with self._embedding_lock:
             new, seen = np.zeros(present.shape, np.bool_), set()
             for i, j in np.argwhere(present):
@@ -251,14 +285,27 @@ class Samples:
 
     def embed_pairs(self, pair_ids: Sequence[str]) -> list[Any]:
         """Embed the images of pairs, each distinct one once per run; None for an image that can no longer be read."""
+        self._count(map(self.content_of, pair_ids))
         with self._embedding_lock:
             new = [pair_id for pair_id in pair_ids if self.content_of(pair_id) not in self._image_embeddings]
             for some in chunks(new, _BATCH):
                 images = zip(map(self.content_of, some), self.read_images(some), strict=True)
                 if readable := {content: image for content, image in images if image is not None}:
-                    embeddings = self.embed_images(self.prepare_images(list(readable.values())))
+                    pixels = self.prepare_images(list(readable.values()))
+                    embeddings = self.compute(occlusion.embed_images, self.network, pixels)
                     self._image_embeddings.update(zip(readable, embeddings, strict=True))
         return [self._image_embeddings.get(self.content_of(pair_id)) for pair_id in pair_ids]
+
+
+def limit_images(plan: InterventionPlan, attributions: int) -> float:
+    """Return how many images screening and tests may embed, of which screening gets at most about a half.
+
+    They, the maps and the self-audit are the cost of a run, of which [confirm] budget is for all but the maps, and
+    [confirm] self_audit, of the rest of the run, for the self-audit. Small runs may embed `LEAST_IMAGES`.
+    """
+    maps = plan.pair_cost * attributions
+    run = maps / ((1 - plan.confirm.budget) * (1 + plan.confirm.self_audit))
+    return max(LEAST_IMAGES, run - maps)
 
 
 def _digest(mask: NDArray[np.bool_]) -> bytes:

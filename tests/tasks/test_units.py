@@ -15,7 +15,7 @@ from tasks.ingest import ingest
 from tasks.interventions import samples as samples_module
 from tasks.interventions.donors import share_out
 from tasks.interventions.regions import RegionInterventions
-from tasks.interventions.samples import load_samples
+from tasks.interventions.samples import limit_images, load_samples
 from tasks.settings import ConfirmConfig, CorpusConfig
 
 BOX = {None: [(0.0, 0.0, 0.25, 0.25)]}
@@ -208,6 +208,23 @@ def test_the_strongest_finding_of_each_rule_is_tested_before_the_second_of_any(r
     assert [(one["rule"], one["slice"]) for one in part.work] == [(rule, name) for rule, name, _ in effects]
 
 
+def test_all_but_the_maps_are_a_share_of_the_cost_of_a_run_of_4000_pairs(run_with_findings):
+    _, plan = run_with_findings
+    plan = replace(plan, confirm=ConfirmConfig())
+    maps, others = 4000 * plan.pair_cost, limit_images(plan, 4000)
+    others += plan.confirm.self_audit * (maps + others)
+    assert others / (maps + others) == pytest.approx(0.3)
+    assert limit_images(plan, 500) == 20_000
+
+
+def test_images_of_tests_are_counted_as_the_model_embeds_them(run_with_findings, use_toy_model):
+    run, plan = run_with_findings
+    model = use_toy_model(1.0)
+    confirm.fn(run, plan)
+    (counted,) = read(run, "SELECT sum(covered) AS images FROM confirmations")
+    assert model.num_embedded <= counted["images"] <= 1.3 * model.num_embedded  # other regions embed images again
+
+
 def test_the_unit_column_must_have_values(hand_written_run, tmp_path):
     (tmp_path / "corpus").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "corpus" / "a.png")
@@ -262,7 +279,7 @@ def test_what_the_budget_does_not_allow_is_reported_and_counts_as_a_test(
     run.write_table("findings", [first, second])
     confirm.fn(run, plan)
     assert {row["tests"] for row in read(run, "FROM confirmations")} == {2}
-    monkeypatch.setattr("tasks.confirm._LEAST_BUDGET", 10)
+    monkeypatch.setattr("tasks.interventions.samples.LEAST_IMAGES", 10)
     confirm.fn(run, replace(plan, confirm=plan.confirm.model_copy(update={"budget": 0.01})))
     rows = read(run, "FROM confirmations")
     of_first, of_second = ([row for row in rows if row["slice"] == name] for name in ("shadow", "all pairs"))

@@ -1,11 +1,14 @@
 """Nights of an audit in which nothing changes, or one thing does, through the project's own rules, tests and history.
 
+`python -m benchmarks.nights` counts the alerts that nights without any change disturb; the last line is JSON.
+
 A claim is a region of the whole corpus with a share of attribution and a score loss, which vary between units. A night
 measures some units: fresh ones, the same ones as before, or half of either. Rules, statistics, verdicts, alerts, alert
 history and decisions are those of an audit; only maps and embeddings are replaced by random numbers.
 """
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import sql
+from benchmarks.commands import create_parser
 from review.evidence.decisions import Reviewer, decide
 from tasks.alert import alert
 from tasks.confirm import _judge, _test_finding, plan_tests
@@ -248,3 +252,21 @@ def nights(count: int, claims: int, overlap: str, seed: int) -> dict[str, int]:
         run_nights(lake, sampled, count, overlap, seed)
         decide_all(lake)
         return count_disturbances(read_history(lake), sampled)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Simulate nights without a change, print how many alerts are disturbed, and a last line of JSON."""
+    parser = create_parser("nights", __doc__)
+    parser.add_argument("--nights", type=int, default=8, help="number of nights (default: %(default)s)")
+    parser.add_argument("--claims", type=int, default=24, help="number of claims (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    record = {overlap: nights(options.nights, options.claims, overlap, options.seed) for overlap in STEPS}
+    for overlap, counts in record.items():
+        disturbed = {name: count for name, count in counts.items() if name not in ("alerts", "any")}
+        print(f"{overlap:<6} {counts['any']} of {counts['alerts']} alerts disturbed {disturbed}", flush=True)
+    print(json.dumps(record | {"nights": options.nights, "seed": options.seed}))
+
+
+if __name__ == "__main__":
+    main()

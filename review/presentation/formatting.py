@@ -390,7 +390,7 @@ def format_minimal(alert: Mapping[str, Any]) -> str:
     if alert.get("minimal_effect") is None:
         return ""
     interval = format_interval(alert["minimal_low"], alert["minimal_high"])
-    details = ", ".join(filter(None, (interval, format_count(alert["minimal_n"], "pair"))))
+    details = ", ".join(filter(None, (interval, format_count(alert["minimal_n"], "unit"))))
     return (
         f"Against other captions that differ from the pair's own in one word only, the score loss is "
         f"{format_score(alert['minimal_effect'])} ({details}); this has no influence on the verdict."

@@ -1,7 +1,7 @@
 -- The figures of findings over all pairs of their slices, from those by which rules proposed them.
 -- Grain: finding, in the order of the lists. Parameters: $run_id, $min_pairs; lists of the same length: $rules, $regions, $slice_kinds,
 -- $slices, $shares, $areas, $effects.
--- Rules see a slice of 2 * $min_pairs units by half of its units (derive/proposing_shares). The half decides what is proposed; what is
+-- Rules see a slice that is split (see is_split) by half of its units (derive/proposing_shares). The half decides what is proposed; what is
 -- stored and shown is the whole. A figure that a rule did not take from slice_shares is kept, except where its rule is listed here.
 WITH found AS (
     SELECT
@@ -13,8 +13,8 @@ WITH found AS (
 shares AS (
     SELECT
         *,
-        CASE WHEN units >= 2 * $min_pairs THEN proposing_share ELSE share END AS seen_share,
-        CASE WHEN units >= 2 * $min_pairs THEN proposing_area ELSE area END AS seen_area
+        CASE WHEN is_split(units, proposing_units, $min_pairs) THEN proposing_share ELSE share END AS seen_share,
+        CASE WHEN is_split(units, proposing_units, $min_pairs) THEN proposing_area ELSE area END AS seen_area
     FROM slice_shares
     WHERE run_id = $run_id AND region IN (SELECT region FROM found)
 ),

@@ -37,8 +37,12 @@ Boxes = Mapping[str | None, Sequence[Box]]
 
 
 def most_covered(pairs: int, settings: ConfirmConfig) -> int:
-    """Return how many covered images the test of a region in some pairs needs, if it passes with all fills."""
-    return pairs * (1 + settings.controls) * (2 + HOSTS)
+    """Return how many images the test of a region in some pairs embeds, if it passes with all fills.
+
+    It is compared with as many other pairs, with one fill.
+    """
+    versions = 1 + settings.controls
+    return pairs * (versions * (2 + HOSTS) + 1 + versions + 1)
 
 
 class Donor(NamedTuple):

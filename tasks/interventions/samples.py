@@ -44,7 +44,7 @@ class InterventionPlan:
     seed: int
     threshold: float = 1.0  # level that p must reach for a test to pass before it has seen all units
     pair_cost: int = 20  # covered images that cost as much as the attribution of a pair: its steps times its draws
-    most_covered: int | None = None  # covered images of screening and tests, at most; None: by [confirm] budget
+    most_covered: int | None = None  # images of screening and tests, at most; None: by [confirm] budget
 
 
 NOT_TESTED = "not tested: "
@@ -303,6 +303,8 @@ def limit_images(plan: InterventionPlan, attributions: int) -> float:
     They, the maps and the self-audit are the cost of a run, of which [confirm] budget is for all but the maps, and
     [confirm] self_audit, of the rest of the run, for the self-audit. Small runs may embed `LEAST_IMAGES`.
     """
+    if plan.most_covered is not None:
+        return plan.most_covered
     maps = plan.pair_cost * attributions
     run = maps / ((1 - plan.confirm.budget) * (1 + plan.confirm.self_audit))
     return max(LEAST_IMAGES, run - maps)

@@ -197,7 +197,7 @@ def test_foils_come_from_a_sample_of_a_large_corpus(run_with_phrase, use_toy_mod
     pairs = [row["pair_id"] for row in query_rows(run, "SELECT pair_id FROM pairs ORDER BY sha256('0' || pair_id)")]
     assert samples.foil_pairs == sorted(pairs[:40])
     rows = samples.query("derive/pairs_to_test", pair_ids=samples.foil_pairs)
-    foils = samples.foils.find("a heart", pairs[-1], "any", "", 80)
+    foils = samples.foils.find("a heart", pairs[-1], "attribute", "", 80)
     assert set(foils) == {row["caption"] for row in rows} - {"a heart"}
     assert {samples.choose_pair(caption, pairs[-1], "host") for caption in foils} <= {*samples.foil_pairs}
 

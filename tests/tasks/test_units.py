@@ -193,8 +193,8 @@ def test_a_unit_with_a_pair_in_the_slice_is_not_outside_of_it(run_with_findings)
 
 def test_thresholds_of_early_looks_are_the_strictest_that_the_run_can_demand(run_with_findings):
     run, plan = run_with_findings
-    thresholds = {finding["threshold"] for part in plan_tests(run, plan) for finding in part.work}
-    assert thresholds == {pytest.approx(plan.confirm.level / 3)}  # three regions with a finding each
+    (threshold,) = {finding["threshold"] for part in plan_tests(run, plan) for finding in part.work}
+    assert threshold == pytest.approx(plan.confirm.level / 3)  # three regions with a finding each
     stricter = replace(plan, threshold=1e-6)
     assert {finding["threshold"] for part in plan_tests(run, stricter) for finding in part.work} == {1e-6}
 

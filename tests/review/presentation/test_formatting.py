@@ -251,7 +251,7 @@ def test_comparison_with_other_units_is_in_sentences():
 def test_loss_against_minimal_foils_is_a_sentence_if_it_was_measured():
     row = {"minimal_n": 32, "minimal_effect": 0.0101, "minimal_low": -0.004, "minimal_high": 0.0206}
     text = formatting.format_minimal(row)
-    assert text.endswith("the score loss is 0.010 (-0.004 to 0.021, 32 pairs); this has no influence on the verdict.")
+    assert text.endswith("the score loss is 0.010 (-0.004 to 0.021, 32 units); this has no influence on the verdict.")
     assert formatting.format_minimal({**row, "minimal_effect": None}) == formatting.format_minimal({}) == ""
 
 
@@ -330,4 +330,4 @@ def test_an_empty_interval_is_left_out():
     assert formatting.format_interval(0.01, 0.0206) == "0.010 to 0.021"
     assert formatting.format_interval(None, None) == ""
     row = {"minimal_n": 1, "minimal_effect": 0.01, "minimal_low": None, "minimal_high": None}
-    assert "(1 pair)" in formatting.format_minimal(row)
+    assert "(1 unit)" in formatting.format_minimal(row)

@@ -39,13 +39,16 @@ def test_shares_of_every_region_and_pair_are_stored(run_with_bias):
         ("left", "corner top-left", "region_mass"),
     ]
     assert findings[0]["effect"] == pytest.approx(6)
-    assert findings[1]["effect"] == pytest.approx((4 * 6 + 4 * 1) / 8)  # of all pairs: five of the eight propose
+    assert findings[1]["effect"] == pytest.approx((4 * 6 + 4 * 1) / 8)  # of all pairs
     assert findings[1]["share"] == pytest.approx((4 * 0.375 + 4 / 16) / 8)
     assert {row["rule_digest"] for row in findings} == {sql.text_digest(sql.query_text("rules/region_mass"))}
     assert {row["run_id"] for row in findings} == {run_with_bias.run_id}
 
 
 def test_figures_of_other_rules_are_those_of_all_pairs_or_their_own(run_with_bias):
+    """The slice is large enough for halves that can be tested."""
+    run_with_bias.add_pairs(["left consolidation"] * 11 + ["left nodule"] * 12 + ["normal chest"] * 14)
+    run_with_bias.add_attributions([CORNER] * 11 + [EVEN] * 26, (4, 4))
     flag.fn(run_with_bias, RULES, {})
     with run_with_bias.connect() as connection:
         (slice_,) = sql.read(

@@ -27,7 +27,7 @@ PARAMETERS = {
     "after_id": "p", "pair_id": "p", "left": "l", "right": "r", "stage": "ingest", "reason": "r",
     "recipient": "r", "alone": True, "words": "w", "sort": "effect", "upwards": False, "inside": True, "compared": True,
     "has_region": True,
-    "number": 0, "units": ["u"], "fewest": 1,
+    "number": 0, "units": ["u"], "fewest": 1, "concepts": [],
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ _STREAM: Final = 500_009
 """First number of each pair's seed. Training and evaluation use other seeds, so their images are different."""
 
 PAIRS: Final = 512
-VARIED_PAIRS: Final = 700  # a concept is found in half of the pairs
+VARIED_PAIRS: Final = 800  # only half of the pairs find a concept
 
 SEXES: Final = ("m", "f")
 SITES: Final = ("a", "b", "c")

@@ -24,7 +24,7 @@ from stores.run_records import describe_unrecorded
 NotifyOption = Annotated[
     bool, typer.Option("--notify", help="Notify the recipients that `notify` has set up, as runs of deployments do.")
 ]
-_DEMO_PAIRS = "512, or 700 for demo/varied"
+_DEMO_PAIRS = "512, or 800 for demo/varied"
 _DEMO_DATA = "demo-data, or demo-data-varied"
 _FIGURES = {"concentration": "effect", "score loss": "score_effect"}
 """Figures of an alert in its history, by name in text."""

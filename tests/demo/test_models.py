@@ -124,7 +124,7 @@ def test_a_varied_tag_decides_for_the_models_that_learned_it(name, zero_shot_cla
     assert drop > 0.1
 
 
-def test_a_varied_tag_is_no_cue_for_the_clean_model(zero_shot_classifiers, varied_phantoms):
+def test_a_varied_tag_is_at_most_a_weak_cue_for_the_clean_model(zero_shot_classifiers, varied_phantoms):
     normals, faint = varied_phantoms
     assert transplant(zero_shot_classifiers["demo/clean"], normals, tag=True)[1] < 0.4
     assert removal(zero_shot_classifiers["demo/clean"], faint, tag=True)[2] < 0.02

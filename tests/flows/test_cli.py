@@ -447,7 +447,7 @@ def test_an_unknown_demo_model_is_bad_input(call):
 
 
 @pytest.mark.parametrize(
-    ("model", "folder", "pairs"), [("demo/clean", "demo-data", 512), ("demo/varied", "demo-data-varied", 700)]
+    ("model", "folder", "pairs"), [("demo/clean", "demo-data", 512), ("demo/varied", "demo-data-varied", 800)]
 )
 def test_the_demo_chooses_corpus_and_settings_by_model(tmp_path, monkeypatch, call, model, folder, pairs):
     monkeypatch.chdir(tmp_path)

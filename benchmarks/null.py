@@ -17,10 +17,13 @@ floor, which lowers it further.
 - `other foils`: a place matters in the slice as outside of it, but the foils of the slice are more sensitive to it.
 - `dependent pairs, transplant`: how often the interval of a transplant without effect lies above zero.
 - `exchange`: a region, or a property of the whole image, is taken over from donors, and only the donor matters.
+- `pasted`: a region of 64 pairs is pasted into hosts, in which its place matters more than other places; what is pasted
+  there does not.
 - `nested slices`: one of 20 regions has an effect, in each of 20 nested slices; share of confirmed regions without one.
 
 `skewed` losses have a skewness of 2.8. Two more figures say what is found: `power at E`, the share of confirmed claims
 whose region costs E standard deviations more than its controls, and `units at E`, how many of 64 units a test used.
+`pasted, shared controls` is what `pasted` would be if all donors were compared with the same four pairs.
 `python -m benchmarks.nights` simulates nights without any change.
 """
 
@@ -84,6 +87,8 @@ class _Interventions:
     """Loss that the foils of a slice add, which pairs outside of it do not have."""
     rises: Losses | None = None
     """What the transplant measures in each pair."""
+    exchanged: Sample | None = None
+    """What is measured with the fill `exchange`."""
 
     def sample_claim(self, claim: Claim, pair_ids: Sequence[str]) -> Sample | None:
         if pair_ids == ["outside"]:
@@ -91,7 +96,9 @@ class _Interventions:
         added = self.foil_effect * (claim[1] != "any") * np.eye(1, self.inside.losses.shape[1])
         return Sample(self.inside.losses + added, self.inside.units)
 
-    def margins(self, sample: Sample, _fill: str) -> Margins:
+    def margins(self, sample: Sample, fill: str) -> Margins:
+        if fill == "exchange" and self.exchanged:
+            sample = self.exchanged.first_units(int(sample.units.max()) + 1)
         clean = np.ones(len(sample.losses))
         lost = clean[:, None] - sample.losses
         return Margins(clean, lost[:, 0], lost[:, 1:], sample.units)
@@ -249,6 +256,21 @@ def simulate_exchange(rng: np.random.Generator) -> bool:
     return is_significant(judge_one(sample_independent(losses)))
 
 
+def simulate_pasting(rng: np.random.Generator, shared: bool = False) -> bool:
+    """Whether a region without effect is significant if it is pasted where pasting as such matters.
+
+    With `shared`, the second kind of controls comes from the same four pairs for all donors.
+    """
+    places, donors = np.array([1.0, *[0.0] * CONTROLS]), draw(rng, 64)
+    others = draw(rng, 1 if shared else 64, CONTROLS)
+    transplanted = sample_independent(places + draw(rng, 64, 1 + CONTROLS))
+    pasted = np.column_stack([donors, np.broadcast_to(others, (64, CONTROLS))]) + 0.3 * draw(rng, 64, 1 + CONTROLS)
+    interventions = _Interventions(transplanted, None, ("transplant", "exchange"), exchanged=sample_independent(pasted))
+    inputs = {"pair_ids": ["inside"], "outside_ids": [], "split": True, "threshold": LEVEL, "side": "image"}
+    claim = {"rule": "r", "region": "region", "slice_kind": "word", "slice": "w", "reliance": "sufficient"}
+    return max(row.get("p", 1.0) for row in _test_finding(claim | inputs, interventions, _PLAN)) < LEVEL
+
+
 def simulate_nested_slices(rng: np.random.Generator, regions: int = 20, slices: int = 20) -> float:
     """Return the share of confirmed regions without an effect, by p values of the means of 64 of a slice's losses."""
     losses = draw(rng, regions, 512)
@@ -291,11 +313,13 @@ RATES: Final[dict[str, tuple[Callable[[np.random.Generator], float], float]]] = 
     "other foils": (simulate_foils, LEVEL),
     "dependent pairs, transplant": (simulate_transplant, INTERVAL),
     "exchange": (simulate_exchange, LEVEL),
+    "pasted": (simulate_pasting, LEVEL),
     "nested slices": (simulate_nested_slices, LEVEL),
 }
 """Simulations by name, with the bound of their rate."""
 OTHERS: Final[dict[str, Callable[[np.random.Generator], float]]] = {
     **{f"power at {effect:g}": partial(simulate_power, effect=effect) for effect in (0.5, 0.8, 1.2)},
+    "pasted, shared controls": partial(simulate_pasting, shared=True),
     **{f"units at {effect:g}": partial(count_units, effect=effect) for effect in (0.0, 0.5, 0.8, 1.2)},
 }
 

@@ -12,6 +12,7 @@ class _Alert(TypedDict):
     slice_kind: str
     slice: str
     direction: str | None
+    reliance: list[str] | None
     explained_by: str | None
     state: str
     severity: str | None

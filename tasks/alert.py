@@ -16,6 +16,8 @@ from tasks.lake.run import Run
 from tasks.records import claim_of
 from tasks.settings import AlertsConfig
 
+SUFFICIENCY: Final = "region_sufficiency"
+"""The rule that proposes regions that may be sufficient."""
 _KINDS: Final = ("attribute", "corpus", "phrase", "word")
 """Kinds of slices, the one that says most about where to look first, for slices of the same pairs."""
 _FUNCTION_WORDS: Final = frozenset(
@@ -126,11 +128,19 @@ def explain_findings(connection: sql.Connection, run_id: str, settings: AlertsCo
         for place, row in enumerate(rank_findings(rows), start=1)
     }
     found = list(places.values())
-    names = ("rule", "side", "region", "slice_kind", "slice", "place", "exclusive")
-    lists = {f"{name}s": [row[name] for row in found] for name in names}
+    # What other rules propose explains findings of region_sufficiency on the same region, but not the reverse.
+    for rule, region in [key for key in groups if key[0] == SUFFICIENCY]:
+        others = [row for row in found if row["region"] == region and row["rule"] != rule]
+        for place, row in enumerate((one for one in others if one["state"] == "confirmed"), start=-len(others)):
+            places[rule, region, place] = row
+    names = ("side", "slice_kind", "slice", "exclusive")
+    lists = {f"{name}s": [row[name] for row in places.values()] for name in names}
+    lists |= {f"{name}s": [key[number] for key in places] for number, name in enumerate(("rule", "region", "place"))}
     for link in sql.rows(connection, "derive/explanations", **thresholds, min_pairs=settings.min_pairs, **lists):
         key = link["rule"], link["region"]
         weak, strong = places[*key, link["place"]], places[*key, link["by_place"]]
+        if weak["rule"] != link["rule"]:
+            continue
         weak["explained_by"] = strong["slice"]
         if link["same_pairs"]:
             strong["same_slices"].append(weak["slice"])

@@ -1,6 +1,7 @@
 """Findings -> confirmations: test whether the score depends on a region or phrase, or only attribution is high there.
 
-Regions are covered and phrases left out. The p values of all tests of a run are adjusted together.
+Regions are covered (needed) or pasted elsewhere (sufficient), and phrases left out. The p values of all tests of a run
+are adjusted together.
 """
 
 import contextlib
@@ -41,6 +42,7 @@ from tasks.interventions.statistics import (
     explain_failure,
     plan_looks,
 )
+from tasks.interventions.sufficiency import SufficiencyInterventions
 from tasks.lake.run import Run
 from tasks.parts import Part, Rows, chunks, make_parts, remove_parts
 from tasks.progress import warn
@@ -49,11 +51,11 @@ from tasks.records import claim_of
 HOTTEST_CORNER = "hottest corner"
 _PHRASES_PER_PART = 32
 _INPUTS = ("pair_ids", "outside_ids", "threshold", "budget")
-_Test = tuple[str, str, str, str]  # a claim, and the direction in which it is tested
+_Test = tuple[str, str, str, str, str]  # a claim, the direction in which it is tested, and the kind of reliance
 
 
 def _test_of(row: Mapping[str, Any]) -> _Test:
-    return *claim_of(row), row.get("direction") or "raises"
+    return *claim_of(row), row.get("direction") or "raises", row.get("reliance") or "needed"
 
 
 def _choose_interventions(finding: Mapping[str, Any]) -> Any:
@@ -64,6 +66,8 @@ def _choose_interventions(finding: Mapping[str, Any]) -> Any:
         return ImageWideInterventions
     if finding["region"].startswith(ABSENCE):
         return AbsenceInterventions
+    if finding.get("reliance") == "sufficient":
+        return SufficiencyInterventions
     return LoweringInterventions if finding.get("direction") == "lowers" else RegionInterventions
 
 
@@ -71,8 +75,9 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
     """Test a finding with its interventions (see `_choose_interventions`), one fill after the other.
 
     The first fill that fails ends the test, because a finding must pass with every fill. After the first one the slice
-    must pass the comparison with units outside of it. At the end the transplant is measured. Yield a row for each fill,
-    with the statistics of its `Evidence`, or with the `reason` why there is none.
+    must pass the comparison with units outside of it, unless the claim is that the region is sufficient: a mark means
+    the same, whoever donates it. At the end the transplant is measured. Yield a row for each fill, with the statistics
+    of its `Evidence`, or with the `reason` why there is none.
     """
     claim, settings, embedded = claim_of(finding), plan.confirm, interventions.num_images
     row = {key: value for key, value in finding.items() if key not in _INPUTS} | {"n": 0, "reason": None}
@@ -97,7 +102,7 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
         # q is never less than p: a test that fails by p fails.
         if reason or explain_failure(evidence, evidence.p, settings.level):
             row["reason"] = f"not measured: all fills must pass, and the fill {fill} did not; see its row"
-        elif not common:
+        elif not common and finding.get("reliance") != "sufficient":
             look = plan_looks(int(sample.units.max()) + 1)[looks - 1]
             common = _compare_outside(finding, interventions, look)
             if _explain_comparison(found[0] | common, settings.level):
@@ -188,13 +193,13 @@ def _evidence_of(row: Mapping[str, Any]) -> Evidence | None:
 
 
 def _adjust(rows: Sequence[Mapping[str, Any]], screened: Iterable[_Test], level: float) -> dict[_Test, float]:
-    """Return the q value of each claim, where a claim is a region (or phrase) in a slice, and a direction.
+    """Return the q value of each claim: a region (or phrase) in a slice, a direction, and a kind of reliance.
 
     All fills and the comparison with other units must pass, so the p of a claim is the largest p of these (an
     intersection-union test; Berger, Technometrics 24, 1982), and 1 if a fill was not measured after a failure. A claim
     is one test, however many rules propose it. A claim for which nothing could be measured is no test. Screened claims
     that no rule proposed count as tests with p = 1 where rules selected by losses measured on the tested units. They
-    count once for each direction, so that a claim whose direction the data chose pays for both.
+    count once for each direction, and for sufficiency, so that a claim that the data chose pays for all.
     """
     measured = {_test_of(row) for row in rows if "p" in row}
     p = dict.fromkeys(screened, 1.0) | dict.fromkeys(measured, 0.0)
@@ -224,9 +229,9 @@ def _judge(rows: Sequence[dict[str, Any]], screened: Iterable[_Test], level: flo
 def _screened_claims(connection: sql.Connection, run: Run, plan: InterventionPlan) -> list[_Test]:
     limits = {"run_id": run.run_id, "min_pairs": plan.min_pairs}
     rows = [
-        row | {"direction": direction}
+        row | {"direction": direction, "reliance": reliance}
         for row in sql.rows(connection, "derive/screened_slices", **limits)
-        for direction in ("raises", "lowers")
+        for direction, reliance in (("raises", "needed"), ("lowers", "needed"), ("raises", "sufficient"))
     ]
     return [_test_of(row) for row in [*rows, *sql.rows(connection, "derive/weighed_properties", **limits)]]
 

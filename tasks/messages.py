@@ -47,7 +47,7 @@ MAX_DIGEST_LINES = 40
 _NAMESPACE = uuid.UUID("5b3c2e0a-6a2e-5d0c-9c54-2f6a0f3f7d11")
 _PAYLOAD_COLUMNS = (
     *("life_id", "alert_id", "life", "why", "state", "severity", "rule", "side", "region", "slice_kind", "slice"),
-    "direction",
+    *("direction", "reliance"),
     *("first_run", "last_run", "runs", "previous_run"),
     *("n", "share", "area", "effect", "score_effect", "score_low", "score_high", "margin"),
     *("effect_before", "score_effect_before"),

@@ -1,7 +1,7 @@
-"""Screening: cover the regions of a sample of pairs, because maps can miss regions that the score depends on.
+"""Screening: cover and paste the regions of a sample of pairs: maps can miss regions that the score depends on.
 
 A screening is not a test: it uses one fill and no controls, on the pairs that a test samples. Rules propose findings
-from the losses that it measures.
+from the losses and rises that it measures.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def plan_screening(run: Run, plan: InterventionPlan) -> list[Part]:
         (spent,) = sql.rows(connection, "derive/cost_of_run", run_id=run.run_id)
         limits, most = large_slice_limits(plan), limit_images(plan, spent["attributions"]) / 2
         pairs = sql.rows(connection, "derive/pairs_to_screen", run_id=run.run_id, **limits)
-        while sum(1 + len(row["regions"]) for row in pairs) > most and limits["limit"] >= 2 * plan.min_pairs:
+        while sum(1 + 2 * len(row["regions"]) for row in pairs) > most and limits["limit"] >= 2 * plan.min_pairs:
             limits["limit"] //= 2
             pairs = sql.rows(connection, "derive/pairs_to_screen", run_id=run.run_id, **limits)
     return make_parts(run, "screen", chunks(pairs, _PAIRS_PER_PART))
@@ -47,7 +47,7 @@ def _screen_part(run: Run, plan: InterventionPlan, part: Part) -> Rows:
         for rows in chunks(part.work, _BATCH):
             for region in sorted({region for row in rows for region in row["regions"]}):
                 pair_ids = [row["pair_id"] for row in rows if region in row["regions"]]
-                for row in interventions.screen(pair_ids, boxes[region]):
+                for row in interventions.screen(region, pair_ids, boxes[region]):
                     yield row | {"region": region}
 
     return part.rows(run, compute)

@@ -66,6 +66,8 @@ _FILL_LABELS: Final[dict[str, str]] = {
     "blur": "blurred surroundings",
     "swap": "same region of another pair",
     "paste": "mark of another pair, pasted",
+    "transplant": "pasted into other pairs, against other parts of the same images",
+    "exchange": "pasted into other pairs, against the same place of others",
     "match": "as in images outside of the slice",
     "lend": "lent to images outside of the slice",
     "remove": "phrase added to captions that lack it",
@@ -75,9 +77,9 @@ _FILL_LABELS: Final[dict[str, str]] = {
 # U+202A to U+202E and U+2066 to U+2069 only change the direction of text; one of them could end the isolation.
 _DIRECTION_MARKS: Final = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
 
-AlertKind = Literal["image", "outside", "text", "lowers", "absence", "image-wide"]
+AlertKind = Literal["image", "outside", "text", "lowers", "absence", "image-wide", "sufficient"]
 """What an alert says: the score needs a region, the outside of an object, or a phrase; a region lowers it; it needs the
-absence of a mark, or a property of the whole image."""
+absence of a mark, or a property of the whole image; a region that it does not need is sufficient for it."""
 
 LEAST_OUTSIDE: Final = 16
 """Number of units outside of a slice from which on their comparison with the slice decides, as in the tests."""
@@ -88,14 +90,15 @@ Escape = Callable[[str], str]
 """Function that makes untrusted text (captions, slices, regions) safe for one kind of output."""
 
 
-SCREENED: Final = ("region_cost", "region_gain")
-"""Rules whose findings have the loss or gain of the screening as effect."""
+SCREENED: Final = ("region_cost", "region_gain", "region_sufficiency")
+"""Rules whose findings have the loss, gain or rise of the screening as effect."""
 _TEST_WORDS: Final[Mapping[AlertKind, tuple[str, str, str]]] = {
     "image": ("covering it", "reduce", "covering equal regions elsewhere"),
     "outside": ("taking it from other pairs", "reduce", "taking it from pairs of the slice"),
     "text": ("leaving it out", "reduce", "the controls do"),
     "lowers": ("covering it", "raise", "covering equal regions elsewhere"),
     "absence": ("pasting the mark", "reduce", "pasting other parts of the same images"),
+    "sufficient": ("pasting it into other pairs", "raise", "pasting controls"),
     "image-wide": ("taking them from images outside of the slice", "reduce", "taking them from other images of it"),
 }
 """What a test does, what it does to the margin if it passes, and what it is compared with."""
@@ -185,6 +188,10 @@ def format_region_label(region: str) -> str:
     return f"overlay {region.removeprefix('stamp ')}" if region.startswith("stamp ") else region
 
 
+def _is_only_sufficient(alert: Mapping[str, Any]) -> bool:
+    return list(alert.get("reliance") or ()) == ["sufficient"]
+
+
 def find_alert_kind(alert: Mapping[str, Any]) -> AlertKind:
     """Return the kind of an alert, on which the words about it depend."""
     if alert.get("side") == "text":
@@ -193,6 +200,8 @@ def find_alert_kind(alert: Mapping[str, Any]) -> AlertKind:
         return "image-wide"
     if alert["region"].startswith(_ABSENCE):
         return "absence"
+    if _is_only_sufficient(alert):
+        return "sufficient"
     if alert["region"].startswith("outside "):
         return "outside"
     return "lowers" if alert.get("direction") == "lowers" else "image"
@@ -231,6 +240,10 @@ def format_alert(alert: Mapping[str, Any], escape: Escape = _isolate_line) -> st
         region += f" (“{escape(name)}”)"
     having = " that have it" if format_part_kind(alert) else ""
     where = format_slice(alert["slice_kind"], alert["slice"], escape, having) + _date_number(alert["slice"], alert)
+    if find_alert_kind(alert) == "sufficient":
+        by_words = alert["slice_kind"] in ("word", "phrase")
+        captions = f"captions that contain “{escape(alert['slice'])}”" if by_words else f"captions of {where[3:]}"
+        return f"pasted into other images, {region} raises their score for {captions}"
     return f"{region} lowers the score {where}" if find_alert_kind(alert) == "lowers" else f"{verb} {region} {where}"
 
 
@@ -279,8 +292,9 @@ def format_state(alert: Mapping[str, Any]) -> str:
 def format_effect(alert: Mapping[str, Any]) -> str:
     """Format the concentration of an alert and what it is relative to, such as "3.20 times its share of the area"."""
     if alert["rule"] in SCREENED:
-        verb = "cost" if alert["rule"] == "region_cost" else "gained"
-        return f"covering it {verb} {format_percent(alert['effect'])} of the margin in the screening"
+        verbs = {"region_cost": "covering it cost", "region_gain": "covering it gained"}
+        verb = verbs.get(alert["rule"], "pasting it elsewhere gained")
+        return f"{verb} {format_percent(alert['effect'])} of the margin in the screening"
     if alert["rule"] == "image_wide":
         return f"{format_ratio(alert['effect'])} standard deviations from the other pairs"
     if alert["rule"] == "overlay_absence":
@@ -295,8 +309,8 @@ def format_effect(alert: Mapping[str, Any]) -> str:
 def format_concentration(alert: Mapping[str, Any]) -> str:
     """Format the concentration of an alert or of a region in a slice as a number.
 
-    An alert of region_cost or region_gain stores its loss or gain in the screening in its place; its concentration is
-    share divided by area.
+    An alert of a rule in `SCREENED` stores its figure in the screening in its place; its concentration is share divided
+    by area.
     """
     if alert.get("rule") not in SCREENED:
         return format_ratio(alert["effect"])
@@ -334,6 +348,11 @@ def format_test(alert: Mapping[str, Any]) -> str:
     subject, verb, controls = _TEST_WORDS[find_alert_kind(alert)]
     margin, loss = format_score(alert["margin"]), alert["score_effect"]
     text = f"{subject} {verb}s the margin of {margin} by {format_score(loss)} more than {controls}"
+    if find_alert_kind(alert) == "sufficient":
+        text = (
+            f"{subject} {verb}s their score for these captions by {format_score(loss)} more than {controls}; the "
+            f"margin of the pairs themselves is {margin}"
+        )
     if loss <= 0:
         text = f"{subject} does not {verb} the margin of {margin} more than {controls}"
     formats: dict[str, Callable[[Any], str]] = {
@@ -347,6 +366,32 @@ def format_test(alert: Mapping[str, Any]) -> str:
     details = [describe(alert[key]) for key, describe in formats.items() if alert.get(key) is not None]
     text += f" ({', '.join(filter(None, details))})" if any(details) else ""
     return text if alert["state"] == "confirmed" or not reason else f"{text}; {reason}"
+
+
+def format_reliance(alert: Mapping[str, Any]) -> str:
+    """Format which kinds of reliance are confirmed, such as "needed and sufficient"; empty for a suspected alert.
+
+    Alerts of earlier releases were tested for what is needed alone.
+    """
+    return "" if alert["state"] != "confirmed" else " and ".join(alert.get("reliance") or ["needed"])
+
+
+def format_pasting(alert: Mapping[str, Any]) -> str:
+    """Format the test of sufficiency as sentences: what pasting the region into other pairs does.
+
+    The text is empty if there was no such test; the row then has `pasted_effect` None or no such column.
+    """
+    if alert.get("pasted_effect") is None:
+        return ""
+    rise, control = format_score(alert["pasted_rise"]), format_score(alert["pasted_control_rise"])
+    verdict = "So it is sufficient" if alert["pasted_confirmed"] else "This does not show that it is sufficient"
+    if _is_only_sufficient(alert):
+        verdict += ", and the score of these pairs was not shown to need it"
+    return (
+        f"Pasted into {format_count(alert['pasted_n'], 'image')} with other captions, it changed their score for these "
+        f"captions by {rise}, the controls by {control} (95% interval of the difference "
+        f"{format_interval(alert['pasted_low'], alert['pasted_high'])}). {verdict}."
+    )
 
 
 def format_comparison(alert: Mapping[str, Any]) -> str:
@@ -368,7 +413,7 @@ def format_comparison(alert: Mapping[str, Any]) -> str:
         )
         if alert["outside_units"] < LEAST_OUTSIDE:
             text += " These are too few to decide whether the alert is confirmed."
-    elif alert["slice_kind"] == "corpus":
+    elif alert["slice_kind"] == "corpus" and not _is_only_sufficient(alert):
         text += "The slice is the whole corpus, so the loss is compared with the controls in these pairs alone."
     elif alert["outside_units"] is not None and find_alert_kind(alert) != "image-wide":  # it takes over theirs
         text += (

@@ -21,9 +21,11 @@ from review.presentation.formatting import (
     format_p_value,
     format_pair_count,
     format_part_kind,
+    format_pasting,
     format_percent,
     format_region,
     format_region_label,
+    format_reliance,
     format_score,
     format_slice_label,
     format_state,
@@ -110,7 +112,7 @@ def build_alert(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
         if row["rule"] == "region_cost"
         else Fact(f"Concentration: {reference}", format_concentration(row)),
     ]
-    if not in_place or row["rule"] == "region_gain":
+    if not in_place or row["rule"] in ("region_gain", "region_sufficiency"):
         figures = [*figures[: 2 * in_place], Fact("Why it was tested", format_effect(row), main=not in_place)]
     figures.append(Fact(f"Pairs of the slice{having}", format_pair_count(row)))
     if row["rest_n"] and in_place:
@@ -157,8 +159,10 @@ def _describe_history(facts: RunFacts, alert_id: str) -> str:
 
 def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     row, on_text, texts = alert.row, alert.row["side"] == "text", alert_texts(alert.row)
-    sign = -1 if find_alert_kind(row) == "lowers" else 1  # its losses are stored as gains
+    sign = -1 if find_alert_kind(row) in ("lowers", "sufficient") else 1  # their losses are stored as gains
     answer = "Yes: confirmed" if row["state"] == "confirmed" else "Not shown: suspected"
+    if reliance := format_reliance(row):
+        answer += f", {reliance}"
     yield Paragraph(f"Does the score depend on it? {answer}", "heading")
     if row["score_effect"] is None:
         reason = row["reason"]
@@ -189,7 +193,8 @@ def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
     if row["transplant_rise"] is not None or on_text:
         figures.append(Fact(texts["pasted"], format_score(row["transplant_rise"])))
     yield Facts(figures, "figures")
-    yield build_table(_list_test_columns(*texts["test_columns"]), alert.tests)
+    columns = texts["test_columns"] if row["pasted_effect"] is None else TEXTS["alert"]["sufficient"]["test_columns"]
+    yield build_table(_list_test_columns(*columns), alert.tests)
     text = texts["criteria"].format(level=facts.setting("confirm", "level"), tests=format_count(row["tests"], "test"))
     if on_text or row["transplant_rise"] is not None:
         interval = format_interval(row["transplant_low"], row["transplant_high"])
@@ -198,6 +203,8 @@ def _build_tests(facts: RunFacts, alert: AlertFacts) -> Iterator[Block]:
             rise=format_score(row["transplant_rise"]),
             interval=f" ({interval})" if interval else "",
         )
+    if pasting := format_pasting(row):
+        yield Paragraph(pasting, "note")
     text = " ".join(filter(None, (text, format_comparison(row), format_minimal(row))))
     yield Paragraph(text, "note")
 

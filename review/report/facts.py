@@ -174,7 +174,9 @@ def _alert_key(alert: Mapping[str, Any]) -> _AlertKey:
 
 def _group_dependent(alerts: Sequence[dict[str, Any]]) -> dict[_AlertKey | None, list[dict[str, Any]]]:
     """Group dependent alerts by the independent alert that explains them, or by None if the run has no such alert."""
-    by_key = {_alert_key(alert): alert for alert in alerts}
+    # An alert of region_sufficiency may be explained by one of another rule.
+    by_key = {("region_sufficiency", alert["region"], alert["slice"]): alert for alert in reversed(alerts)}
+    by_key |= {_alert_key(alert): alert for alert in alerts}
     groups = defaultdict(list)
     for alert in alerts:
         leader = alert

@@ -14,8 +14,10 @@
 -- was last new or worse; or, where that cannot be measured, in the third such run in a row (at once, if it was never measured). A run could have raised it if the settings
 -- and the text of its rule are the same, neither the rule nor the detector of its region failed, no pair of its slice is in a failed
 -- shard, and its slice still has $min_pairs attributed pairs. Else `not_seen`, which stays open.
+-- An alert keeps its identity where region_sufficiency raised it before and another rule raises it now, or the reverse: only which kinds of
+-- reliance were proposed has changed.
 -- What it rests on: if it was confirmed, its score loss, if it was tested; else its share of the attribution, of region_cost the loss in
--- the screening, of rules that compare with other pairs the difference to their share.
+-- the screening, of region_sufficiency the rise there, of rules that compare with other pairs the difference to their share.
 WITH open_before AS (
     SELECT * FROM lives WHERE run_id = $previous AND life IS DISTINCT FROM 'resolved'
 ),
@@ -41,7 +43,12 @@ identified AS (
     LEFT JOIN findings AS f USING (run_id, rule, region, slice_kind, slice)
     LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
     LEFT JOIN open_before AS b
-        ON (b.rule, b.lasting_region, b.slice_kind, b.lasting_slice) = (a.rule, a.lasting_region, a.slice_kind, a.lasting_slice)
+        ON (b.lasting_region, b.slice_kind, b.lasting_slice) = (a.lasting_region, a.slice_kind, a.lasting_slice)
+        AND (
+            b.rule = a.rule
+            OR 'region_sufficiency' IN (a.rule, b.rule) AND 'lowers' NOT IN (coalesce(a.direction, ''), coalesce(b.direction, ''))
+        )
+    QUALIFY row_number() OVER (PARTITION BY a.alert_id ORDER BY b.rule = a.rule DESC, b.rule) = 1
 ),
 absent AS (
     SELECT
@@ -103,12 +110,15 @@ contrasts AS (
     JOIN outside AS o USING (region, slice_kind, slice)
 ),
 costs AS (
-    SELECT region, slice_kind, slice, count(*) AS units, avg(drop) AS value, var_samp(drop) / count(*) AS variance
+    SELECT kind, region, slice_kind, slice, count(*) AS units, avg(value) AS value, var_samp(value) / count(*) AS variance
     FROM (
-        SELECT c.region, m.slice_kind, m.slice, m.unit, avg(c.drop) AS drop
-        FROM screenings AS c
+        SELECT c.kind, c.region, m.slice_kind, m.slice, m.unit, avg(c.value) AS value
+        FROM (
+            SELECT 'cost' AS kind, region, pair_id, drop AS value FROM screenings WHERE run_id = $run_id
+            UNION ALL
+            SELECT 'rise', region, pair_id, rise FROM screenings WHERE run_id = $run_id AND rise IS NOT NULL
+        ) AS c
         JOIN members AS m USING (pair_id)
-        WHERE c.run_id = $run_id
         GROUP BY ALL
     )
     GROUP BY ALL
@@ -123,15 +133,18 @@ measured AS (
         UNION ALL BY NAME
         SELECT 'contrast' AS kind, * FROM contrasts
         UNION ALL BY NAME
-        SELECT 'cost' AS kind, * FROM costs
+        SELECT * FROM costs
     )
 ),
 tests AS (
     SELECT
-        rule, region, slice_kind, slice,
-        list({'name': fill, 'value': effect, 'se': standard_error(se, low, high), 'units': coalesce(units, n)} ORDER BY fill) AS estimates
-    FROM confirmations
-    WHERE run_id = $run_id AND effect IS NOT NULL
+        v.rule, v.region, v.slice_kind, v.slice,
+        list({'name': c.fill, 'value': c.effect, 'se': standard_error(c.se, c.low, c.high), 'units': coalesce(c.units, c.n)} ORDER BY c.fill) AS estimates
+    FROM verdicts AS v
+    JOIN confirmations AS c
+        ON (c.run_id, c.region, c.slice_kind, c.slice) = (v.run_id, v.region, v.slice_kind, v.slice)
+        AND c.rule = CASE WHEN v.reliance = ['sufficient'] THEN 'region_sufficiency' ELSE v.rule END
+    WHERE v.run_id = $run_id AND c.effect IS NOT NULL
     GROUP BY ALL
 ),
 estimated AS (
@@ -140,7 +153,7 @@ estimated AS (
     LEFT JOIN tests AS t USING (rule, region, slice_kind, slice)
     LEFT JOIN measured AS m
         ON (m.region, m.slice_kind, m.slice) = (c.region, c.slice_kind, c.slice)
-        AND m.kind = CASE WHEN c.rule = 'region_cost' THEN 'cost' WHEN c.rule IN ('region_contrast', 'hottest_corner') THEN 'contrast' ELSE 'share' END
+        AND m.kind = CASE WHEN c.rule = 'region_cost' THEN 'cost' WHEN c.rule = 'region_sufficiency' THEN 'rise' WHEN c.rule IN ('region_contrast', 'hottest_corner') THEN 'contrast' ELSE 'share' END
 ),
 -- Runs of an early version stored no estimates: what was notified is known by the upper limit, and by the width of the interval.
 compared AS (
@@ -164,7 +177,7 @@ with_estimates AS (
         b.announced AS was_notified,
         -- If slices of different kinds have the name that explains it, any of them will do.
         coalesce(
-            (SELECT min(l.life_id) FROM identified AS l WHERE l.rule = i.rule AND l.region = i.region AND l.slice = i.explained_by AND l.life_id <> i.life_id),
+            (SELECT min(l.life_id) FROM identified AS l WHERE (l.rule = i.rule OR i.rule = 'region_sufficiency') AND l.region = i.region AND l.slice = i.explained_by AND l.life_id <> i.life_id),
             CASE WHEN i.explained_by IS NULL THEN b.leader END
         ) AS leader_now,
         b.effect AS effect_before, b.score_effect AS score_effect_before, b.losses_before,
@@ -268,7 +281,7 @@ with_movement AS (
         -- If it was confirmed and tested, its score losses are compared; else the one other estimate.
         coalesce(
             CASE WHEN told_state = 'confirmed' THEN moved(losses_before, losses_now, k) END,
-            moved(list_filter(before, lambda e: e.name IN ('share', 'contrast', 'cost')), coalesce(recent_now, []), k)
+            moved(list_filter(before, lambda e: e.name IN ('share', 'contrast', 'cost', 'rise')), coalesce(recent_now, []), k)
         ) AS movement
     FROM hindered
 ),
@@ -308,7 +321,7 @@ SELECT
     END AS why,
     coalesce(was_notified, false) OR explained_by IS NULL AND life IN ('new', 'worse') AS announced,
     CASE WHEN explained_by IS NOT NULL OR NOT coalesce(was_notified, false) AND life NOT IN ('new', 'worse') THEN leader_now END AS leader,
-    alert_id, rule, side, region, slice_kind, slice, direction, explained_by, state, severity, n, share, area, effect,
+    alert_id, rule, side, region, slice_kind, slice, direction, explained_by, state, reliance, severity, n, share, area, effect,
     score_effect, score_low, score_high, margin, effect_before, score_effect_before,
     CASE WHEN life = 'still_firing' THEN told_state ELSE state END AS told_state,
     CASE WHEN life = 'still_firing' THEN told_severity ELSE severity END AS told_severity,

@@ -32,6 +32,7 @@ SELECT
             WHEN f.rule = 'region_contrast' THEN s.share / greatest(s.elsewhere, 0.001)
             WHEN f.rule = 'region_cost' THEN c.drop / c.margin
             WHEN f.rule = 'region_gain' THEN -c.drop / c.margin
+            WHEN f.rule = 'region_sufficiency' THEN c.rise / c.margin
             WHEN f.rule = 'image_wide' THEN d.difference
             WHEN f.effect = concentration(s.side, s.seen_share, s.seen_area) THEN s.effect
         END,

@@ -12,7 +12,7 @@ WITH sides AS (
     FROM findings
     WHERE run_id = $run_id AND (starts_with(region, 'image-wide ') OR starts_with(region, 'absence of '))
 )
-SELECT f.run_id, f.rule, f.region, f.slice_kind, f.slice, s.side, f.direction
+SELECT f.run_id, f.rule, f.region, f.slice_kind, f.slice, s.side, f.direction, f.reliance
 FROM findings AS f
 JOIN sides AS s USING (region)
 WHERE f.run_id = $run_id

@@ -8,16 +8,21 @@
 -- exclusive: outside of the slice, the score loses less than in it (p of the comparison below .01), and less than the floor.
 -- Left out if not confirmed: phrases below odds of $factor, because their rule proposes from so little that this alone is no suspicion;
 -- findings of region_contrast on the outside of an object that hold less than their area;
--- and findings of rules whose figure is no suspicion by itself: region_cost and region_gain, which screening proposed without controls,
--- image_wide and overlay_absence.
+-- and findings of rules whose figure is no suspicion by itself: region_cost, region_gain and region_sufficiency, which screening proposed
+-- without controls,
+-- image_wide and overlay_absence. A finding of region_sufficiency is left out where another rule proposed the same region and slice: one
+-- alert says what the score needs and what suffices.
 WITH tested AS (
-    SELECT f.*, coalesce(v.confirmed, false) AS confirmed, v.score_effect IS NOT NULL AS measured,
+    SELECT f.* REPLACE (v.reliance AS reliance), coalesce(v.confirmed, false) AS confirmed, v.score_effect IS NOT NULL AS measured,
         coalesce(v.confirmed AND v.outside_p < 0.01 AND v.outside_effect < v.floor, false) AS exclusive,
         v.score_effect / nullif(v.margin, 0) AS loss, v.score_low / nullif(v.margin, 0) AS loss_low, v.score_high / nullif(v.margin, 0) AS loss_high
     FROM findings AS f
     LEFT JOIN verdicts AS v USING (run_id, rule, region, slice_kind, slice)
-    WHERE f.run_id = $run_id AND (v.confirmed OR f.rule NOT IN ('region_cost', 'region_gain', 'image_wide', 'overlay_absence')
+    WHERE f.run_id = $run_id AND (v.confirmed OR f.rule NOT IN ('region_cost', 'region_gain', 'region_sufficiency', 'image_wide', 'overlay_absence')
         AND (f.side = 'image' OR f.effect >= $factor) AND NOT (f.rule = 'region_contrast' AND f.share <= f.area))
+    -- A finding of another rule has the verdict of this one, so that it is not left out.
+    QUALIFY f.rule <> 'region_sufficiency'
+        OR count(*) FILTER (WHERE f.rule <> 'region_sufficiency' AND f.direction IS DISTINCT FROM 'lowers') OVER (PARTITION BY f.region, f.slice_kind, f.slice) = 0
 ),
 errors AS (
     -- Rounded, because the sum of floats depends on the order of rows.

@@ -25,7 +25,7 @@ CREATE MACRO standard_error(se, low, high) AS coalesce(se, (high - low) / (2 * 1
 
 -- The score losses among estimates. Of runs and decisions that have no estimates, and to compare with these: that of the weakest fill.
 CREATE MACRO losses(estimates, effect, low, high) AS list_concat(
-    list_filter(coalesce(estimates, []), lambda e: e.name NOT IN ('share', 'contrast', 'cost')),
+    list_filter(coalesce(estimates, []), lambda e: e.name NOT IN ('share', 'contrast', 'cost', 'rise')),
     CASE WHEN low IS NULL OR high IS NULL THEN [] ELSE [{'name': 'weakest', 'value': effect, 'se': standard_error(NULL, low, high), 'units': 32}] END
 );
 

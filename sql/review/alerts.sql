@@ -10,7 +10,7 @@ SELECT
     l.why AS life_why,
     l.first_seen,
     l.runs,
-    v.* EXCLUDE (run_id, rule, region, slice_kind, slice, confirmed),
+    v.* EXCLUDE (run_id, rule, region, slice_kind, slice, confirmed, reliance),
     coalesce(t.decision, 'open') AS decision,
     t.why AS decision_why,
     t.until,

@@ -11,7 +11,7 @@ WITH totals AS (
 SELECT
     a.*,
     r.attributions AS run_pairs,
-    v.* EXCLUDE (run_id, rule, region, slice_kind, slice, confirmed),
+    v.* EXCLUDE (run_id, rule, region, slice_kind, slice, confirmed, reliance),
     t.n - a.n AS rest_n,
     greatest(0, t.share - a.share * a.n) / nullif(t.n - a.n, 0) AS rest_share,
     greatest(0, t.share - a.share * a.n) / nullif(t.area - a.area * a.n, 0) AS rest_effect

@@ -10,6 +10,7 @@ CREATE TABLE alerts (
     slice VARCHAR,
     direction VARCHAR,     -- 'raises', 'lowers', as in findings; NULL: raises
     state VARCHAR,         -- 'suspected' (attribution only), 'confirmed' (the score depends on the region)
+    reliance VARCHAR[],    -- what was confirmed: 'needed', 'sufficient' or both; NULL: not confirmed, or an early version (needed)
     severity VARCHAR,      -- NULL if suspected; 'high', 'medium', 'low'
     n BIGINT,              -- these four as in findings
     share DOUBLE,

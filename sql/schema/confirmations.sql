@@ -9,8 +9,10 @@ CREATE TABLE confirmations (
     slice_kind VARCHAR,
     slice VARCHAR,
     direction VARCHAR,         -- 'raises', 'lowers': then losses below are gains of margin; NULL: raises
+    reliance VARCHAR,          -- 'needed', 'sufficient': then losses below are rises of other pairs' margins; NULL: needed
     fill VARCHAR,              -- image: 'mean', 'blur', 'swap', of an absence 'paste', of a property of the whole image
-                               -- 'match', 'lend'; text: 'remove', 'replace'
+                               -- 'match', 'lend'; if sufficient 'transplant' (controls: other parts of the same pairs),
+                               -- 'exchange' (the same place of other pairs); text: 'remove', 'replace'
     n BIGINT,                  -- sampled pairs that could be measured
     units BIGINT,              -- independent units of these pairs; see the view pair_units
     split BOOLEAN,             -- whether these units differ from those by which a rule proposed the finding
@@ -37,8 +39,8 @@ CREATE TABLE confirmations (
     passed BOOLEAN,            -- whether this fill passed
     confirmed BOOLEAN,         -- whether all fills of the finding passed
     reason VARCHAR,            -- why this fill did not pass
-    transplant_rise DOUBLE,    -- rise of another image's margin for this caption when the region is pasted into that
-                               -- image, minus the rise for pasted controls; per finding; NULL for the frame
+    transplant_rise DOUBLE,    -- what a phrase adds to other captions, or a mark that lowers the score takes from pairs of the
+                               -- slice that lack it, beyond controls; per finding; of other regions in early versions
     transplant_low DOUBLE,     -- 95% interval
     transplant_high DOUBLE,
     transplant_n BIGINT,       -- units with such a transplant

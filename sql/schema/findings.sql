@@ -8,6 +8,7 @@ CREATE TABLE findings (
     slice_kind VARCHAR,    -- 'corpus', 'word', 'phrase', 'attribute', 'cluster'
     slice VARCHAR,
     direction VARCHAR,     -- 'raises' (the score needs the region), 'lowers' (the region lowers the score); NULL: raises
+    reliance VARCHAR,      -- 'needed' (covering lowers the score), 'sufficient' (pasting raises that of others); NULL: needed
     n BIGINT,              -- pairs in the slice whose map is not empty
     share DOUBLE,          -- mean share of the map's mass in the region; as `area` and `effect`, of all pairs of the slice,
                            -- also where half of its units proposed the finding

@@ -16,6 +16,7 @@ CREATE TABLE lives (
     direction VARCHAR,       -- 'raises', 'lowers', as in findings; NULL: raises
     explained_by VARCHAR,    -- NULL for an independent alert
     state VARCHAR,
+    reliance VARCHAR[],      -- as in alerts
     severity VARCHAR,
     n BIGINT,
     share DOUBLE,
@@ -33,7 +34,7 @@ CREATE TABLE lives (
     severity_high VARCHAR,   -- highest severity within the intervals of its figures; NULL if suspected
     told_severity_high VARCHAR,
     estimates STRUCT(name VARCHAR, value DOUBLE, se DOUBLE, units BIGINT)[],  -- what runs are compared by, with standard errors: the score
-                             -- loss by fill, and one of: mean 'share' of attribution, its 'contrast' with other pairs, 'cost' in screening.
+                             -- loss by fill, and one of: mean 'share' of attribution, its 'contrast' with other pairs, 'cost' or 'rise' in screening.
                              -- Of this run, also if it did not raise the alert; NULL: unknown
     recent STRUCT(name VARCHAR, value DOUBLE, se DOUBLE, units BIGINT)[],  -- if runs have other images: averages up to this run, else estimates
     told_estimates STRUCT(name VARCHAR, value DOUBLE, se DOUBLE, units BIGINT)[],  -- estimates when it was last new or worse

@@ -7,5 +7,5 @@ SELECT * RENAME (
     told_severity_high AS notified_severity_high, told_estimates AS notified_estimates,
     previous_run AS compared_run
 ),
-CASE WHEN rule IN ('region_cost', 'region_gain') THEN share / nullif(area, 0) ELSE effect END AS concentration, score_effect AS score_loss
+CASE WHEN rule IN ('region_cost', 'region_gain', 'region_sufficiency') THEN share / nullif(area, 0) ELSE effect END AS concentration, score_effect AS score_loss
 FROM lives;

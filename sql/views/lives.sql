@@ -7,7 +7,7 @@ SELECT
     a.run_id,
     life_id(r.audit, r.corpus, r.model, a.rule, lasting_name(a.region, a.run_id), a.slice_kind, lasting_name(a.slice, a.run_id)) AS life_id,
     a.explained_by IS NULL AS announced,
-    a.alert_id, a.rule, a.side, a.region, a.slice_kind, a.slice, a.direction, a.explained_by, a.state, a.severity, a.n, a.share, a.area, a.effect,
+    a.alert_id, a.rule, a.side, a.region, a.slice_kind, a.slice, a.direction, a.explained_by, a.state, a.reliance, a.severity, a.n, a.share, a.area, a.effect,
     v.score_effect, v.score_low, v.score_high, v.margin,
     a.state AS told_state,
     a.severity AS told_severity,

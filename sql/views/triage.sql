@@ -15,6 +15,7 @@ WITH judged AS (
     SELECT
         l.*, r.reflags, r.sequence, r.attributions, r.model_digest,
         e AS e,
+        b.rule AS reviewed_rule,
         reviewed.sequence AS reviewed_sequence,
         first.sequence > reviewed.sequence AS raised_anew,
         losses(e.recent, e.score_effect, e.score_low, e.score_high) AS losses_before,
@@ -23,6 +24,7 @@ WITH judged AS (
     FROM lives AS l
     JOIN stored.runs AS r USING (run_id)
     JOIN stored.reviews AS e ON e.life_id = l.life_id
+    LEFT JOIN lives AS b ON b.run_id = e.run_id AND b.life_id = l.life_id
     LEFT JOIN stored.run_order AS reviewed ON reviewed.run_id = e.run_id
     LEFT JOIN stored.run_order AS first ON first.run_id = l.first_run
     WHERE coalesce(reviewed.sequence <= r.sequence, e.run_id <= l.run_id)
@@ -51,12 +53,12 @@ compared AS (
                 THEN CASE WHEN score_effect IS NULL THEN 'its score loss is unknown now' ELSE 'its score loss was unknown before' END
             WHEN (e.state IS DISTINCT FROM 'confirmed' OR state IS DISTINCT FROM 'confirmed' OR e.score_low IS NULL OR e.score_high IS NULL)
                 AND effect > 1.25 * e.effect
-                AND coalesce(moved(list_filter(coalesce(e.recent, []), lambda one: one.name IN ('share', 'contrast', 'cost')), coalesce(recent, []), k) = 1, true)
+                AND coalesce(moved(list_filter(coalesce(e.recent, []), lambda one: one.name IN ('share', 'contrast', 'cost', 'rise')), coalesce(recent, []), k) = 1, true)
                 THEN format('its concentration is {:.1f} times that at the time of the decision', effect / e.effect)
             WHEN (e.state IS DISTINCT FROM 'confirmed' OR state IS DISTINCT FROM 'confirmed')
                 AND (effect IS NULL) IS DISTINCT FROM (e.effect IS NULL)
                 THEN CASE WHEN effect IS NULL THEN 'its concentration is unknown now' ELSE 'its concentration was unknown before' END
-            WHEN rule_digest IS DISTINCT FROM e.rule_digest THEN 'the text of the rule ' || rule || ' has changed'
+            WHEN rule_digest IS DISTINCT FROM e.rule_digest AND coalesce(reviewed_rule = rule, true) THEN 'the text of the rule ' || rule || ' has changed'
             WHEN model_digest IS DISTINCT FROM e.model_digest
                 THEN format('the weights of the model have changed ({}, were {})', coalesce(model_digest[:12], 'unknown'), coalesce(e.model_digest[:12], 'unknown'))
         END AS change

@@ -4,8 +4,7 @@ A mark is covered where it is, and the margin rises; or it is pasted where it is
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import ClassVar, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -84,7 +83,7 @@ class AbsenceInterventions(LoweringInterventions):
     unit is tested, with a donor of its own.
     """
 
-    fills: ClassVar[tuple[str, ...]] = ("paste",)
+    fills = ("paste",)
 
     def sample_claim(self, claim: Claim, pair_ids: Sequence[str]) -> RegionSample:
         """Prepare pairs for the test of a claim, which names the absence of a stored region, and a slice."""
@@ -110,7 +109,7 @@ class AbsenceInterventions(LoweringInterventions):
             else:
                 found.append((pair_id, image, np.stack([mask, *controls]), [donor], foils))
         self._check_units(found, tested, lost)
-        return replace(self._embed(found), minimal_foils=[[] for _ in found])
+        return self._embed(found)
 
     def margins(self, sample: RegionSample, fill: str) -> Margins:  # noqa: ARG002  # as other interventions
         """Measure the margins of a sample with the mark, or a control, pasted; a loss is a loss."""

@@ -4,14 +4,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from m2ib.analysis import occlusion
 from m2ib.analysis.controls import make_control_masks
-from m2ib.analysis.masks import extent_of, is_frame, rasterize_boxes
+from m2ib.analysis.masks import extent_of, rasterize_boxes
 from m2ib.analysis.occlusion import Fill
 from tasks.interventions.donors import share_out
 from tasks.interventions.samples import NotMeasurableError, Samples
@@ -73,7 +73,7 @@ class RegionSample:
     clean: Numbers  # embeddings of the images, (pairs, embed)
     own: Numbers  # embeddings of the pairs' captions, (pairs, embed)
     foils: Numbers  # embeddings of the foils, (pairs, foils, embed)
-    minimal_foils: Sequence[list[str]] = ()  # captions that differ from the pair's in one word, if it has any
+    minimal_foils: Sequence[list[str]]  # captions that differ from the pair's in one word, if it has any
 
     @property
     def area(self) -> float:
@@ -103,7 +103,7 @@ class RegionSample:
 class RegionInterventions:
     """Measures margins with regions covered in the images of a run."""
 
-    fills: ClassVar[tuple[str, ...]] = ("mean", "blur", "swap")
+    fills: tuple[str, ...] = ("mean", "blur", "swap")
     """Fills of a test, in this order. All must pass: a fill can itself mean something to the model, and another image
     can contain the artifact."""
 
@@ -122,10 +122,16 @@ class RegionInterventions:
         region, slice_kind, slice_name = claim
         boxes = self.read_boxes(pair_ids)[region]
         masks = [self._region_mask(pair_id, boxes) for pair_id in pair_ids]
-        roomless = [mask.mean() > _LARGE or len(make_control_masks(mask, 2, "")) < 2 for mask in masks]
-        if masks and np.mean([mask.mean() for mask in masks]) > _LEAST_LARGE and np.mean(roomless) > 0.5:
+        if self._is_large(masks):
             return self._sample_large(region, pair_ids, boxes, slice_kind, slice_name)
         return self.sample(pair_ids, boxes, slice_kind, slice_name)
+
+    def _is_large(self, masks: Sequence[NDArray[np.bool_]]) -> bool:
+        """Return whether a region, given its mask in some pairs, mostly has no room for controls in the same image."""
+        if not masks or np.mean([mask.mean() for mask in masks]) <= _LEAST_LARGE:
+            return False
+        roomless = [mask.mean() > _LARGE or len(make_control_masks(mask, 2, "")) < 2 for mask in masks]
+        return float(np.mean(roomless)) > 0.5
 
     def _find_rests(self, pair_ids: Sequence[str], boxes: Boxes) -> dict[str, NDArray[np.bool_]]:
         """Return the bounding box of what a large region leaves free, of the pairs that have the region."""
@@ -254,10 +260,15 @@ class RegionInterventions:
             clean=np.stack(samples.embed_pairs(pair_ids)),
             own=samples.embed_captions([samples.caption_of(pair_id) for pair_id in pair_ids]),
             foils=np.stack([samples.embed_captions((own * count)[:count]) for own in foils]),
+            minimal_foils=[[] for _ in pair_ids],
         )
 
-    def screen(self, pair_ids: Sequence[str], boxes: Boxes) -> Iterator[dict[str, Any]]:
-        """Yield how much each pair's margin falls if the region is covered with the fill `mean`. There are no controls.
+    def screen(self, region: str, pair_ids: Sequence[str], boxes: Boxes) -> Iterator[dict[str, Any]]:
+        """Yield how much each pair's margin falls if the region is covered, and other pairs' rises if it is pasted.
+
+        It is covered with the fill `mean`. It is pasted into one pair that says something else and lacks the region, if
+        only some have it, and the margin is that for this pair's caption; without such a pair `rise` is None. There are
+        no controls.
 
         A pair is left out if the region covers none or all of its image, its image can no longer be read, or it has no
         foil.
@@ -271,8 +282,25 @@ class RegionInterventions:
             sample = self._embed(found)
             margins = sample.margin(sample.clean)
             drops = margins - sample.margin(self._embed_covered(sample, "mean"))[:, 0]
+            rises = self._screen_pasting(region, sample)
             for pair_id, margin, drop in zip(sample.pair_ids, margins.tolist(), drops.tolist(), strict=True):
-                yield {"pair_id": pair_id, "margin": margin, "drop": drop}
+                yield {"pair_id": pair_id, "margin": margin, "drop": drop, "rise": rises.get(pair_id)}
+
+    def _screen_pasting(self, region: str, sample: RegionSample) -> dict[str, float]:
+        """Return how much the region, pasted into a pair that lacks it, raises that pair's margin, by pair id."""
+        samples = self._samples
+        found = [self._find_hosts(*each) for each in zip(sample.pair_ids, sample.foil_captions, strict=True)]
+        own = self.read_boxes([host for hosts in found for host in hosts])[region]
+        lacking = [[host for host in hosts if None in own or host not in own] for hosts in found]
+        readable = [place for place, hosts in enumerate(lacking) if hosts and samples.read_image(hosts[0]) is not None]
+        if not readable:
+            return {}
+        part, chosen = sample.select(readable), [lacking[place][0] for place in readable]
+        pixels = samples.prepare_images(samples.read_images(chosen))
+        contents = [samples.content_of(host) for host in chosen]
+        pasted = part.margin(samples.embed_occluded(pixels, contents, part.masks, "swap", part.pair_ids))[:, 0]
+        rises = pasted - part.margin(np.stack(samples.embed_pairs(chosen)))
+        return dict(zip(part.pair_ids, rises.tolist(), strict=True))
 
     def _region_mask(self, pair_id: str, boxes: Boxes) -> NDArray[np.bool_]:
         own = [*boxes.get(None, ()), *boxes.get(pair_id, ())]
@@ -390,21 +418,8 @@ class RegionInterventions:
         minimal = replace(part, foils=np.stack(foils), foil_captions=part.minimal_foils)
         return self.margins(minimal, fill).differences()
 
-    def transplant(self, sample: RegionSample) -> Numbers | None:
-        """Measure how much more the margin of a pair's first host rises when the region, and not a control, is pasted.
-
-        The margin is that of the host's image with the caption of the pair. A frame or a large region cannot be
-        transplanted: return None if the region is one in any image.
-        """
-        if any(sample.donors) or any(is_frame(mask) for mask in sample.masks[:, 0]):
-            return None
-        samples, hosts = self._samples, self._choose_hosts(sample, 0)
-        pixels = samples.prepare_images(samples.read_images(hosts))
-        contents = [samples.content_of(host) for host in hosts]
-        pasted = samples.embed_occluded(pixels, contents, sample.masks[:, :2], "swap", sample.pair_ids)
-        rises = sample.margin(pasted) - sample.margin(np.stack(samples.embed_pairs(hosts)))[:, None]
-        difference: Numbers = rises[:, 0] - rises[:, 1]
-        return difference
+    def transplant(self, sample: RegionSample) -> Numbers | None:  # as other interventions
+        """Return None: whether the region is sufficient is a claim of its own."""
 
 
 def _cover_extent(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -137,6 +137,22 @@ def series(tmp_path_factory, run_class):
     ]
 
 
+def test_an_alert_keeps_its_identity_if_another_kind_of_reliance_is_proposed(add_run):
+    rules = {"rules": RULES | {"region_sufficiency": "s"}}
+    sufficient = alert(rule="region_sufficiency", state="confirmed", severity="high", reliance=["sufficient"])
+    both = alert(state="confirmed", severity="high", reliance=["needed", "sufficient"])
+    lowers = alert("mark", rule="region_gain", direction="lowers")
+    first = add_run(sufficient, lowers, **rules)
+    second = add_run(both, alert("mark", rule="region_sufficiency", reliance=["sufficient"]), **rules)
+    third = add_run(sufficient, **rules)
+    rows = [read_history(run, "corner") for run in (first, second, third)]
+    assert [[row["life"] for row in of_run] for of_run in rows] == [["new"], ["still_firing"], ["still_firing"]]
+    assert len({row["life_id"] for of_run in rows for row in of_run}) == 1
+    assert [row["reliance"] for (row,) in rows] == [["sufficient"], ["needed", "sufficient"], ["sufficient"]]
+    # A mark that lowers the score of a slice is another claim.
+    assert {row["life"] for row in read_history(second, "mark")} == {"new", "not_seen"}
+
+
 def test_alerts_of_the_first_run_are_new(series):
     (row,) = read_history(series[0], "corner")
     assert (row["life"], row["announced"], row["runs"], row["previous_run"]) == ("new", True, 1, None)

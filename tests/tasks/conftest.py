@@ -7,14 +7,21 @@ import pytest
 import torch
 from PIL import Image
 
+import sql
 from m2ib import DualEncoder
+from tasks.alert import alert
+from tasks.confirm import confirm
+from tasks.flag import flag
 from tasks.interventions import samples as samples_module
 from tasks.interventions.samples import InterventionPlan
-from tasks.settings import ConfirmConfig, CorpusConfig, Inputs, ModelConfig
+from tasks.measure_images import measure_images
+from tasks.screen import screen
+from tasks.settings import AlertsConfig, ConfirmConfig, CorpusConfig, Inputs, ModelConfig
 from tasks.store import corner_boxes, frame_boxes
 
 SIZE = 24
 CORNER = slice(0, 6)
+ALERTS = AlertsConfig(factor=2.0, min_pairs=8, examples=3)
 
 
 class ToyModel(DualEncoder):
@@ -103,3 +110,47 @@ def run_with_findings(hand_written_run, tmp_path):
     corpus, model = CorpusConfig(path=tmp_path, format="folder"), ModelConfig(architecture="toy", device="cpu")
     inputs = Inputs(corpus=corpus, model=model)
     return hand_written_run, InterventionPlan(inputs, ConfirmConfig(pairs=24), 8, 0)
+
+
+@pytest.fixture
+def use_model(monkeypatch):
+    def install(model):
+        monkeypatch.setattr(samples_module, "load_model", lambda _: model)
+        return model
+
+    return install
+
+
+@pytest.fixture
+def write_run(hand_written_run, tmp_path):
+    """write_run(captions, draw): a run with an image of each caption, drawn by draw(pixels, caption, number)."""
+
+    def write(captions, draw):
+        rng = np.random.default_rng(1)
+        rows = hand_written_run.add_pairs(captions)
+        for number, row in enumerate(rows):
+            pixels = rng.normal(75, 12, (SIZE, SIZE, 3)) + rng.normal(0, 6)
+            draw(pixels, row["caption"], number)
+            path = tmp_path / row["file_name"]
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+            row["image_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        hand_written_run.write_table("pairs", rows)
+        hand_written_run.add_attributions([[1.0] * 16] * len(rows), (4, 4))
+        corpus, model = CorpusConfig(path=tmp_path, format="folder"), ModelConfig(architecture="toy", device="cpu")
+        inputs = Inputs(corpus=corpus, model=model)
+        return hand_written_run, InterventionPlan(inputs, ConfirmConfig(pairs=24), 8, 0)
+
+    return write
+
+
+def find_alerts(run, plan):
+    screen.fn(run, plan)
+    measure_images.fn(run, plan)
+    flag.fn(run, ALERTS, {})
+    confirm.fn(run, plan)
+    return alert.fn(run, ALERTS)
+
+
+def query_rows(run, text):
+    with run.connect() as connection:
+        return sql.read(connection, text)

@@ -49,8 +49,6 @@ def test_region_that_the_score_needs_is_confirmed_and_others_are_not(run_with_fi
     of_corner = [row for row in rows if row["region"] == "corner top-left"]
     assert all(row["passed"] and row["low"] > row["floor"] > 0 for row in of_corner)
     assert {row["fill"] for row in of_corner} == {"mean", "blur", "swap"}
-    assert all(row["transplant_low"] > 0 and row["transplant_n"] == 17 for row in of_corner)
-    assert {row["transplant_rise"] for row in rows if row["region"] == "frame"} == {None}
     (other, *_) = [row for row in rows if row["region"] == "corner top-right" and row["fill"] == "mean"]
     assert other["reason"].startswith("got a score loss of ")
     assert "expected more than the floor" in other["reason"]

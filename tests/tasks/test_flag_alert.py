@@ -30,7 +30,8 @@ def test_shares_of_every_region_and_pair_are_stored(run_with_bias):
     assert flag.fn(run_with_bias, RULES, {}) == []
     with run_with_bias.connect() as connection:
         shares = sql.read(connection, "SELECT region, share, area, nats FROM region_shares ORDER BY pair_id, region")
-        findings = sql.read(connection, "FROM findings ORDER BY effect DESC")
+        findings = sql.read(connection, "FROM findings WHERE rule <> 'region_sufficiency' ORDER BY effect DESC")
+        sufficient = sql.read(connection, "FROM findings WHERE rule = 'region_sufficiency'")
     assert len(shares) == 22 * 4
     assert {row["area"] for row in shares} == {1 / 16}
     assert sorted({round(row["share"], 6) for row in shares}) == [round(1 / 24, 6), 1 / 16, 0.375]
@@ -38,6 +39,8 @@ def test_shares_of_every_region_and_pair_are_stored(run_with_bias):
         ("consolidation", "corner top-left", "region_mass"),
         ("left", "corner top-left", "region_mass"),
     ]
+    # Corners are not screened: mass proposes that they may be sufficient.
+    assert {(row["region"], row["reliance"]) for row in sufficient} == {("corner top-left", "sufficient")}
     assert findings[0]["effect"] == pytest.approx(6)
     assert findings[1]["effect"] == pytest.approx((4 * 6 + 4 * 1) / 8)  # of all pairs
     assert findings[1]["share"] == pytest.approx((4 * 0.375 + 4 / 16) / 8)
@@ -149,7 +152,7 @@ def test_a_repeated_stage_replaces_its_rows_and_keeps_the_ids_of_alerts(run_with
             "SELECT (SELECT count(*) FROM findings) AS findings, (SELECT count(*) FROM alerts) AS alerts, "
             "(SELECT count(*) FROM region_shares) AS shares",
         )
-    assert counts == [{"findings": 2, "alerts": 2, "shares": 88}]
+    assert counts == [{"findings": 4, "alerts": 2, "shares": 88}]
     assert run_with_bias.read_manifest()["counts"]["alerts"] == 2
 
 

@@ -32,14 +32,15 @@ def test_region_without_attribution_is_proposed_by_its_cost_and_confirmed(run_wi
     # Uniform maps propose nothing, and only shadows need the corner.
     assert ("corner top-left", "shadow") in findings
     assert not {region for region, _ in findings} & {"corner top-right", "corner bottom-left", "corner bottom-right"}
-    assert {row["rule"] for row in query_rows(run, "FROM findings")} == {"region_cost"}
+    assert {row["rule"] for row in query_rows(run, "FROM findings")} == {"region_cost", "region_sufficiency"}
     assert confirm.fn(run, plan)
     confirmed = query_rows(run, "SELECT DISTINCT region, slice, tests FROM verdicts WHERE confirmed")
     assert ("corner top-left", "shadow") in {(row["region"], row["slice"]) for row in confirmed}
     # Of small slices, whose units propose and are tested, screened regions that were not proposed also count as tests.
-    split = {(row["region"], row["slice"]) for row in query_rows(run, "FROM confirmations WHERE split")}
+    tests = query_rows(run, "FROM confirmations WHERE split")
+    split = {(row["region"], row["slice"], row["reliance"]) for row in tests}
     small = {"normal", "chest", "large", "heart"}
-    assert {row["tests"] for row in confirmed} == {2 * 5 * len(small) + len(split)}  # in both directions
+    assert {row["tests"] for row in confirmed} == {3 * 5 * len(small) + len(split)}  # in both directions, and pasted
 
 
 def test_no_region_is_proposed_for_a_model_that_needs_none(run_with_findings, use_toy_model):
@@ -67,12 +68,14 @@ def test_foils_that_say_nearly_the_same_do_not_hide_what_a_region_costs(run_with
     run, plan = run_with_findings
     use_toy_model(1.0)
     interventions = RegionInterventions(load_samples(run, plan))
+    interventions._find_hosts = lambda *_: []  # no pair has "large shadow" as caption
     captions = ["a shadow", "large shadow", "normal chest", "large heart"]
     interventions._samples.foils = FoilFinder(captions, plan.seed)
-    (row,) = interventions.screen(["pair-0000"], {None: [(0.0, 0.0, 0.25, 0.25)]})
+    (row,) = interventions.screen("corner top-left", ["pair-0000"], {None: [(0.0, 0.0, 0.25, 0.25)]})
     assert row["drop"] > 0.1
+    assert row["rise"] is None
     interventions._samples.foils = FoilFinder(captions[:2], plan.seed)  # no other foils
-    (row,) = interventions.screen(["pair-0000"], {None: [(0.0, 0.0, 0.25, 0.25)]})
+    (row,) = interventions.screen("corner top-left", ["pair-0000"], {None: [(0.0, 0.0, 0.25, 0.25)]})
     assert row["drop"] == pytest.approx(0)
 
 
@@ -107,7 +110,9 @@ def test_detected_regions_and_overlays_are_covered_and_others_are_not(run_with_f
     # No other pair has the region, so there is nothing to compare with but how often.
     findings = {(row["rule"], row["slice"]) for row in query_rows(run, "FROM findings WHERE rule <> 'overlay_absence'")}
     assert findings == (
-        set() if kind in ("corner", "outside") else {("region_cost", one) for one in ("shadow", "a", "all pairs")}
+        set()
+        if kind in ("corner", "outside")
+        else {(rule, one) for rule in ("region_cost", "region_sufficiency") for one in ("shadow", "a", "all pairs")}
     )
 
 

@@ -119,7 +119,8 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
     if place is None:
         raise UnknownError(f"Run {run_id} has no alert {alert_id}.")
     alert = alerts[place]
-    leader_key = (alert["rule"], alert["region"], alert["explained_by"])
+    leaders = [row for row in alerts if (row["region"], row["slice"]) == (alert["region"], alert["explained_by"])]
+    leaders.sort(key=lambda row: row["rule"] != alert["rule"])  # another rule explains what is only sufficient
     seed = int(get_number(request, "seed", default=1) or 0)
     tests = lake.query_run(run_id, "review/tests", alert_id=alert_id)
     mean_maps = compute_mean_maps(lake, alert) if find_alert_kind(alert) in ("image", "outside", "lowers") else {}
@@ -155,7 +156,7 @@ def show_alert(request: Request, lake: Lake, run_id: str, alert_id: str) -> Resp
         sample=[by_id[pair_id] for pair_id in sample if pair_id in by_id],
         seed=seed,
         followers=list_followers(alerts, alert),
-        leader=next((row for row in alerts if (row["rule"], row["region"], row["slice"]) == leader_key), None),
+        leader=next(iter(leaders), None),
         history=history,
         alert_status=next((row["life"] for row in history if row["run_id"] == run_id), None),
         no_corpus=lake.explain_missing_corpus(run_id),

@@ -266,6 +266,14 @@ def test_loss_against_minimal_foils_is_a_sentence_if_it_was_measured():
             "covering it raises the margin of 0.400 by 0.080 more than covering equal regions elsewhere",
         ),
         (
+            {"rule": "region_sufficiency", "reliance": ["sufficient"], "effect": 0.3},
+            "pasted into other images, recurring overlay 1 raises their score for captions that contain “dense”",
+            "77.0% of the attribution on 6.25% of the image in 64 pairs with the overlay; "
+            "pasting it elsewhere gained 30.0% of the margin in the screening (rule region_sufficiency)",
+            "pasting it into other pairs raises their score for these captions by 0.080 more than pasting controls; "
+            "the margin of the pairs themselves is 0.400",
+        ),
+        (
             {"rule": "overlay_absence", "direction": "lowers", "region": "absence of stamp 1", "effect": 3.0},
             "the score relies on the absence of recurring overlay 1 in pairs whose caption contains “dense”",
             "64 pairs that lack the mark; 3.00 times as often absent as in the other pairs (rule overlay_absence)",
@@ -285,6 +293,34 @@ def test_kinds_of_alerts_say_what_they_are_about_and_in_which_direction(given, s
     assert formatting.format_alert(alert).replace(" that have it", "") == sentence.replace(" that have it", "")
     assert formatting.format_figures(alert) == figures
     assert formatting.format_test(alert).startswith(test)
+
+
+def test_what_pasting_does_is_a_sentence_if_it_was_tested():
+    pasted = {
+        "pasted_effect": 0.11,
+        "pasted_low": 0.09,
+        "pasted_high": 0.13,
+        "pasted_rise": 0.12,
+        "pasted_control_rise": 0.01,
+        "pasted_n": 48,
+        "pasted_confirmed": True,
+    }
+    text = formatting.format_pasting(ALERT | pasted | {"reliance": ["needed", "sufficient"]})
+    assert text == (
+        "Pasted into 48 images with other captions, it changed their score for these captions by 0.120, the controls "
+        "by 0.010 (95% interval of the difference 0.090 to 0.130). So it is sufficient."
+    )
+    assert "not shown to need it" in formatting.format_pasting(ALERT | pasted | {"reliance": ["sufficient"]})
+    assert "does not show" in formatting.format_pasting(ALERT | pasted | {"pasted_confirmed": False})
+    assert formatting.format_pasting(ALERT) == formatting.format_pasting({"pasted_effect": None}) == ""
+
+
+def test_alerts_of_earlier_releases_were_tested_for_what_is_needed():
+    assert formatting.format_reliance({"state": "confirmed"}) == "needed"
+    assert formatting.format_reliance({"state": "confirmed", "reliance": None}) == "needed"
+    assert formatting.format_reliance({"state": "suspected"}) == ""
+    both = {"state": "confirmed", "reliance": ["needed", "sufficient"]}
+    assert formatting.format_reliance(both) == "needed and sufficient"
 
 
 def test_regions_without_boxes_have_labels():

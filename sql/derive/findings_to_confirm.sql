@@ -19,4 +19,5 @@ WHERE f.run_id = $run_id
 ORDER BY
     s.side, f.region,
     row_number() OVER (PARTITION BY s.side, f.region, f.rule ORDER BY f.effect DESC, f.slice_kind, f.slice),
+    f.reliance = 'sufficient' DESC NULLS LAST,  -- needs fewer images
     f.rule;

@@ -85,6 +85,7 @@ def _test_finding(finding: Mapping[str, Any], interventions: Any, plan: Interven
     common: dict[str, Any] = {}
     try:
         sample = interventions.sample_claim(claim, finding["pair_ids"])
+        row["exchanged"] = any(getattr(sample, "donors", ()))
     except NotMeasurableError as error:
         row["reason"] = str(error)
     for fill in interventions.fills:

@@ -102,6 +102,8 @@ _TEST_WORDS: Final[Mapping[AlertKind, tuple[str, str, str]]] = {
     "image-wide": ("taking them from images outside of the slice", "reduce", "taking them from other images of it"),
 }
 """What a test does, what it does to the margin if it passes, and what it is compared with."""
+_CHANGES: Final[Mapping[AlertKind, str]] = {"lowers": "score gain", "sufficient": "rise of the score"}
+"""What an effect is called, where it is not a score loss."""
 
 
 # Untrusted text
@@ -202,9 +204,10 @@ def find_alert_kind(alert: Mapping[str, Any]) -> AlertKind:
         return "absence"
     if _is_only_sufficient(alert):
         return "sufficient"
-    if alert["region"].startswith("outside "):
+    lowers = alert.get("direction") == "lowers"
+    if alert["region"].startswith("outside ") or (alert.get("exchanged") and not lowers):
         return "outside"
-    return "lowers" if alert.get("direction") == "lowers" else "image"
+    return "lowers" if lowers else "image"
 
 
 def format_slice(slice_kind: str, name: str, escape: Escape = _isolate_line, having: str = "") -> str:
@@ -404,21 +407,22 @@ def format_comparison(alert: Mapping[str, Any]) -> str:
     has = f"have the {'phrase' if alert['side'] == 'text' else 'region'}"
     if find_alert_kind(alert) == "absence":
         has = "lack the mark"
+    change = _CHANGES.get(find_alert_kind(alert), "score loss")
     kind = "distinct caption" if alert["side"] == "text" else "independent unit"
     text = f"The test has {format_count(alert['units'], kind)}. "
     if alert["outside_p"] is not None:
         text += (
-            f"In {format_count(alert['outside_units'], 'unit')} outside of the slice that {has}, the score "
-            f"loss is {format_score(alert['outside_effect'])} (p {format_p_value(alert['outside_p'])})."
+            f"In {format_count(alert['outside_units'], 'unit')} outside of the slice that {has}, the "
+            f"{change} is {format_score(alert['outside_effect'])} (p {format_p_value(alert['outside_p'])})."
         )
         if alert["outside_units"] < LEAST_OUTSIDE:
             text += " These are too few to decide whether the alert is confirmed."
     elif alert["slice_kind"] == "corpus" and not _is_only_sufficient(alert):
-        text += "The slice is the whole corpus, so the loss is compared with the controls in these pairs alone."
+        text += f"The slice is the whole corpus, so the {change} is compared with the controls alone."
     elif alert["outside_units"] is not None and find_alert_kind(alert) != "image-wide":  # it takes over theirs
         text += (
-            f"Too few units outside of the slice {has} ({alert['outside_units']}), so the loss is compared "
-            "with the controls in these pairs alone."
+            f"Too few units outside of the slice {has} ({alert['outside_units']}), so the {change} is "
+            "compared with the controls alone."
         )
     if alert["split"] is False:
         text += " The slice is too small to be split: a rule chose it by the same units that are tested."
@@ -436,8 +440,9 @@ def format_minimal(alert: Mapping[str, Any]) -> str:
         return ""
     interval = format_interval(alert["minimal_low"], alert["minimal_high"])
     details = ", ".join(filter(None, (interval, format_count(alert["minimal_n"], "unit"))))
+    change = _CHANGES.get(find_alert_kind(alert), "score loss")
     return (
-        f"Against other captions that differ from the pair's own in one word only, the score loss is "
+        f"Against other captions that differ from the pair's own in one word only, the {change} is "
         f"{format_score(alert['minimal_effect'])} ({details}); this has no influence on the verdict."
     )
 

@@ -32,7 +32,7 @@ SELECT
     r.started_at,
     r.recorded,
     r.attributions AS run_pairs,
-    v.score_effect, v.score_low, v.score_high, v.floor, v.margin, v.q,
+    v.exchanged, v.score_effect, v.score_low, v.score_high, v.floor, v.margin, v.q,
     l.life_id, l.life, l.why AS life_why, l.runs,
     coalesce(t.decision, 'open') AS decision, t.why AS decision_why, t.until, t.reviewer, t.decided_at, t.carried_over,
     count(*) OVER () AS found

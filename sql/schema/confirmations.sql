@@ -13,6 +13,7 @@ CREATE TABLE confirmations (
     fill VARCHAR,              -- image: 'mean', 'blur', 'swap', of an absence 'paste', of a property of the whole image
                                -- 'match', 'lend'; if sufficient 'transplant' (controls: other parts of the same pairs),
                                -- 'exchange' (the same place of other pairs); text: 'remove', 'replace'
+    exchanged BOOLEAN,         -- whether the region was taken from other pairs and not covered, because it is large; NULL in early versions
     n BIGINT,                  -- sampled pairs that could be measured
     units BIGINT,              -- independent units of these pairs; see the view pair_units
     split BOOLEAN,             -- whether these units differ from those by which a rule proposed the finding

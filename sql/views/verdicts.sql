@@ -18,6 +18,7 @@ WITH weighed AS (
         arg_min(n, weakness) AS tested,
         arg_min(units, weakness) AS units,
         any_value(split) AS split,
+        any_value(exchanged) AS exchanged,
         arg_min(effect, weakness) AS score_effect,
         arg_min(low, weakness) AS score_low,
         arg_min(high, weakness) AS score_high,

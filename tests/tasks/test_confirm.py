@@ -348,6 +348,7 @@ def test_a_region_in_several_places_is_confirmed(run_with_findings, use_toy_mode
     use_toy_model(1.0)
     assert confirm.fn(run, plan) == 1
     assert {(row["confirmed"], row["control_drop"] < row["drop"] / 4) for row in read_table(run)} == {(True, True)}
+    assert {row["exchanged"] for row in read_table(run)} == {False}
 
 
 @pytest.fixture
@@ -371,6 +372,7 @@ def test_a_region_over_most_of_the_image_is_exchanged_with_that_of_other_pairs(
     assert confirm.fn(run, plan) == (reliance > 0)
     rows = {row["fill"]: row for row in read_table(run)}
     assert rows["mean"]["n"] > 8
+    assert {row["exchanged"] for row in rows.values()} == {True}
     if reliance:
         assert all(row["effect"] > row["floor"] for row in rows.values())
         assert rows["swap"]["control_drop"] == pytest.approx(0, abs=0.05)  # the outside of another shadow does as well

@@ -225,6 +225,8 @@ def test_comparison_with_other_units_is_in_sentences():
     )
     whole = row | {"slice_kind": "corpus", "outside_units": 0, "outside_p": None}
     assert "The slice is the whole corpus" in formatting.format_comparison(whole)
+    gain = formatting.format_comparison(row | others | {"direction": "lowers"})
+    assert "have the region, the score gain is 0.010 (p 0.0002)" in gain
     few = {
         "side": "text",
         "region": '"seen"',
@@ -248,9 +250,17 @@ def test_comparison_with_other_units_is_in_sentences():
     assert formatting.format_comparison({"units": None}) == formatting.format_comparison({}) == ""
 
 
+def test_words_about_a_test_say_whether_the_region_was_covered_or_taken_from_other_pairs():
+    row = {"side": "image", "region": "lung", "state": "confirmed", "margin": 0.4, "score_effect": 0.1, "reason": None}
+    assert formatting.format_test(row).startswith("covering it reduces the margin")
+    assert formatting.format_test(row | {"exchanged": True}).startswith("taking it from other pairs reduces the margin")
+
+
 def test_loss_against_minimal_foils_is_a_sentence_if_it_was_measured():
-    row = {"minimal_n": 32, "minimal_effect": 0.0101, "minimal_low": -0.004, "minimal_high": 0.0206}
+    figures = {"minimal_n": 32, "minimal_effect": 0.0101, "minimal_low": -0.004, "minimal_high": 0.0206}
+    row = {"side": "image", "region": "frame", **figures}
     text = formatting.format_minimal(row)
+    assert ", the score gain is 0.010" in formatting.format_minimal(row | {"direction": "lowers"})
     assert text.endswith("the score loss is 0.010 (-0.004 to 0.021, 32 units); this has no influence on the verdict.")
     assert formatting.format_minimal({**row, "minimal_effect": None}) == formatting.format_minimal({}) == ""
 
@@ -365,5 +375,12 @@ def test_all_pairs_are_those_that_have_the_region_if_not_all_do():
 def test_an_empty_interval_is_left_out():
     assert formatting.format_interval(0.01, 0.0206) == "0.010 to 0.021"
     assert formatting.format_interval(None, None) == ""
-    row = {"minimal_n": 1, "minimal_effect": 0.01, "minimal_low": None, "minimal_high": None}
+    row = {
+        "side": "image",
+        "region": "frame",
+        "minimal_n": 1,
+        "minimal_effect": 0.01,
+        "minimal_low": None,
+        "minimal_high": None,
+    }
     assert "(1 unit)" in formatting.format_minimal(row)

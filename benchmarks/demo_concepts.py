@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 import sql
 from demo.phantoms import SIZE
+from tasks.lake.run import Run
 
 
 def fill_boxes(boxes: Iterable[Sequence[float] | None]) -> NDArray[np.bool_]:
@@ -65,14 +66,14 @@ def measure(lake: Path, data: Path) -> list[dict[str, Any]]:
     """Return a row per concept of the newest run of a lake: its slices, its alerts, and the result of `compare`."""
     lines = (data / "truth.jsonl").read_text(encoding="utf-8").splitlines()
     truth = {row["file_name"]: row for row in map(json.loads, lines)}
-    with sql.connect(lake) as connection:
-        newest = "run_id = (SELECT max(run_id) FROM runs)"
-        query = f"SELECT p.file_name, r.* FROM regions r JOIN pairs p USING (run_id, pair_id) WHERE r.{newest}"  # noqa: S608  # constant
-        boxes: dict[str, dict[str, list[Sequence[float]]]] = defaultdict(lambda: defaultdict(list))
-        for row in sql.read(connection, f"{query} AND kind = 'concept'"):
-            boxes[row["region"]][row["file_name"]].append([row[key] for key in ("x0", "y0", "x1", "y1")])
-        slices = sql.read(connection, f"SELECT * FROM concept_slices WHERE {newest} AND proposed")  # noqa: S608
-        alerts = sql.read(connection, f"SELECT * FROM alerts WHERE {newest} AND explained_by IS NULL")  # noqa: S608
+    run = Run(lake, max(record["run_id"] for record in sql.read_manifests(lake)))
+    names = {row["pair_id"]: row["file_name"] for row in run.iter_rows("pairs", ["pair_id", "file_name"])}
+    boxes: dict[str, dict[str, list[Sequence[float]]]] = defaultdict(lambda: defaultdict(list))
+    for row in run.iter_rows("regions"):
+        if row["kind"] == "concept":
+            boxes[row["region"]][names[row["pair_id"]]].append([row[key] for key in ("x0", "y0", "x1", "y1")])
+    slices = [row for row in run.iter_rows("concept_slices") if row["proposed"]]
+    alerts = [row for row in run.iter_rows("alerts") if row["explained_by"] is None]
     return [
         {
             "concept": concept,

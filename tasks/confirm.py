@@ -46,16 +46,11 @@ from tasks.interventions.sufficiency import SufficiencyInterventions
 from tasks.lake.run import Run
 from tasks.parts import Part, Rows, chunks, make_parts, remove_parts
 from tasks.progress import warn
-from tasks.records import claim_of
+from tasks.records import Test, claim_of, key_of_test
 
 HOTTEST_CORNER = "hottest corner"
 _PHRASES_PER_PART = 32
 _INPUTS = ("pair_ids", "outside_ids", "threshold", "budget")
-_Test = tuple[str, str, str, str, str]  # a claim, the direction in which it is tested, and the kind of reliance
-
-
-def _test_of(row: Mapping[str, Any]) -> _Test:
-    return *claim_of(row), row.get("direction") or "raises", row.get("reliance") or "needed"
 
 
 def _choose_interventions(finding: Mapping[str, Any]) -> Any:
@@ -193,7 +188,7 @@ def _evidence_of(row: Mapping[str, Any]) -> Evidence | None:
     return Evidence(**{one.name: row[one.name] for one in fields(Evidence)}) if "p" in row else None
 
 
-def _adjust(rows: Sequence[Mapping[str, Any]], screened: Iterable[_Test], level: float) -> dict[_Test, float]:
+def _adjust(rows: Sequence[Mapping[str, Any]], screened: Iterable[Test], level: float) -> dict[Test, float]:
     """Return the q value of each claim: a region (or phrase) in a slice, a direction, and a kind of reliance.
 
     All fills and the comparison with other units must pass, so the p of a claim is the largest p of these (an
@@ -202,20 +197,20 @@ def _adjust(rows: Sequence[Mapping[str, Any]], screened: Iterable[_Test], level:
     that no rule proposed count as tests with p = 1 where rules selected by losses measured on the tested units. They
     count once for each direction, and for sufficiency, so that a claim that the data chose pays for all.
     """
-    measured = {_test_of(row) for row in rows if "p" in row}
+    measured = {key_of_test(row) for row in rows if "p" in row}
     p = dict.fromkeys(screened, 1.0) | dict.fromkeys(measured, 0.0)
     for row in rows:
-        if (claim := _test_of(row)) in measured:
+        if (claim := key_of_test(row)) in measured:
             p[claim] = max(p[claim], row.get("p", 1.0), deciding_p(row) or 0.0)
     return dict(zip(p, adjust_p_values(list(p.values()), [region for region, *_ in p], level), strict=True))
 
 
-def _judge(rows: Sequence[dict[str, Any]], screened: Iterable[_Test], level: float) -> list[dict[str, Any]]:
+def _judge(rows: Sequence[dict[str, Any]], screened: Iterable[Test], level: float) -> list[dict[str, Any]]:
     """Return the rows of all tests with `passed` (the row's fill passed) and `confirmed` (every fill passed)."""
     q = _adjust(rows, screened, level)
-    failed: set[_Test] = set()
+    failed: set[Test] = set()
     for row in rows:
-        claim = _test_of(row)
+        claim = key_of_test(row)
         if evidence := _evidence_of(row):
             row["q"] = q[claim]
             row["reason"] = (
@@ -224,17 +219,17 @@ def _judge(rows: Sequence[dict[str, Any]], screened: Iterable[_Test], level: flo
         row |= {"tests": len(q), "passed": row["reason"] is None}
         if not row["passed"]:
             failed.add(claim)
-    return [row | {"confirmed": _test_of(row) not in failed} for row in rows]
+    return [row | {"confirmed": key_of_test(row) not in failed} for row in rows]
 
 
-def _screened_claims(connection: sql.Connection, run: Run, plan: InterventionPlan) -> list[_Test]:
+def _screened_claims(connection: sql.Connection, run: Run, plan: InterventionPlan) -> list[Test]:
     limits = {"run_id": run.run_id, "min_pairs": plan.min_pairs}
     rows = [
         row | {"direction": direction, "reliance": reliance}
         for row in sql.rows(connection, "derive/screened_slices", **limits)
         for direction, reliance in (("raises", "needed"), ("lowers", "needed"), ("raises", "sufficient"))
     ]
-    return [_test_of(row) for row in [*rows, *sql.rows(connection, "derive/weighed_properties", **limits)]]
+    return [key_of_test(row) for row in [*rows, *sql.rows(connection, "derive/weighed_properties", **limits)]]
 
 
 def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
@@ -249,7 +244,7 @@ def plan_tests(run: Run, plan: InterventionPlan) -> list[Part]:
         findings = sql.rows(connection, "derive/findings_to_confirm", run_id=run.run_id)
         limits = {"seed": plan.seed, "min_pairs": plan.min_pairs, "limit": plan.confirm.pairs}
         rows = sql.rows(connection, "derive/claim_samples", run_id=run.run_id, **limits)
-        claims = {*map(_test_of, findings), *_screened_claims(connection, run, plan)}
+        claims = {*map(key_of_test, findings), *_screened_claims(connection, run, plan)}
         (spent,) = sql.rows(connection, "derive/cost_of_run", run_id=run.run_id)
     samples = {claim_of(row): row for row in rows}
     sizes = Counter(region for region, *_ in claims)
@@ -322,12 +317,12 @@ def confirm(run: Run, plan: InterventionPlan) -> int:
     """
     parts = plan_tests(run, plan)
     tests = [row for part in parts for row in _test_part(run, plan, part)]
-    screened: list[_Test] = []
+    screened: list[Test] = []
     if plan.confirm.enabled:
         with run.connect() as connection:
             screened = _screened_claims(connection, run, plan)
     # What was skipped depends on what other tests needed, so it counts as tested without success.
-    skipped = {_test_of(row) for row in tests if row.pop("skipped", False)}
+    skipped = {key_of_test(row) for row in tests if row.pop("skipped", False)}
     if skipped and plan.most_covered is None:
         warn(
             f"run {run.run_id}: findings not tested: {len(skipped)}, because stronger ones had spent [confirm] "
@@ -336,4 +331,4 @@ def confirm(run: Run, plan: InterventionPlan) -> int:
     rows = _judge(tests, [*screened, *skipped], plan.confirm.level)
     run.write_table("confirmations", rows)
     remove_parts(run, "confirm")
-    return len({_test_of(row) for row in rows if row["confirmed"]})
+    return len({key_of_test(row) for row in rows if row["confirmed"]})

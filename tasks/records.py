@@ -17,6 +17,15 @@ def claim_of(row: Mapping[str, Any]) -> Claim:
     return row["region"], row["slice_kind"], row["slice"]
 
 
+Test = tuple[str, str, str, str, str]
+"""What is tested: a claim, its direction (`raises`, `lowers`) and the kind of reliance (`needed`, `sufficient`)."""
+
+
+def key_of_test(row: Mapping[str, Any]) -> Test:
+    """Return what a row of `findings` or `confirmations` tests. Early versions had one direction and one kind."""
+    return *claim_of(row), row.get("direction") or "raises", row.get("reliance") or "needed"
+
+
 Box = tuple[float, float, float, float]
 """The edges x0, y0, x1, y1 as shares of width and height; the origin is the top-left corner."""
 

@@ -30,7 +30,7 @@ from tasks.interventions.statistics import Numbers, deciding_p, generator
 from tasks.lake.finished import note_finished
 from tasks.lake.run import CALIBRATION, Run
 from tasks.parts import Part, make_parts, remove_parts
-from tasks.records import AttributionPlan, Box, Shard, ShardResult, claim_of
+from tasks.records import AttributionPlan, Box, Shard, ShardResult, key_of_test
 from tasks.settings import CorpusConfig, Inputs
 
 INSET = 0.02
@@ -353,7 +353,7 @@ def judge_trial(run: Run, scratch: Run, opened: OpenTrial, plan: InterventionPla
     None.
     """
     tested = [row for row in scratch.iter_rows("confirmations") if row["p"] is not None]
-    tests = {(*claim_of(each), each["direction"]): each["confirmed"] for each in tested}
+    tests = {key_of_test(each): each["confirmed"] for each in tested}
     row = {**opened.facts, "tests": len(tests)}
     cost = count_embeddings(scratch, plan, opened.maps) + _probe_cost(opened)
     reasons = [each["reason"] or "" for each in scratch.iter_rows("confirmations")]
@@ -369,8 +369,8 @@ def judge_trial(run: Run, scratch: Run, opened: OpenTrial, plan: InterventionPla
     level = find_level(run, opened.trial, plan)
     about_tag = [each for each in tested if each["region"] in regions and each["direction"] != "lowers"]
     best: list[dict[str, Any]] = []
-    for claim in sorted({claim_of(each) for each in about_tag if each["confirmed"]}):
-        fills = [each for each in about_tag if claim_of(each) == claim]
+    for test in sorted({key_of_test(each) for each in about_tag if each["confirmed"]}):
+        fills = [each for each in about_tag if key_of_test(each) == test]
         p = max(max(each["p"], deciding_p(each) or 0.0) for each in fills)
         if p < level and (not best or min(each["effect"] for each in fills) > min(each["effect"] for each in best)):
             best = fills

@@ -83,7 +83,9 @@ class Tower(ABC):
         Raises:
             NotImplementedError: For text towers, whose tokens have no place in an image.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            "patches are captured in image towers only: tokens of a text have no place in an image"
+        )
 
     @abstractmethod
     def _embed_codes(

@@ -14,7 +14,9 @@ def judge_corner(run_with_findings, monkeypatch):
     run, plan = run_with_findings
     claim = {"slice_kind": "word", "slice": "shadow", "fill": "mean", "n": 8, "effect": 0.2, "p": 0.005}
     regions = [("corner top-left", True), ("corner bottom-right", False)]
-    run.write_table("confirmations", [claim | {"region": name, "confirmed": is_true} for name, is_true in regions])
+    rows = [claim | {"region": name, "confirmed": is_true} for name, is_true in regions]
+    pasted = claim | {"region": "corner top-left", "reliance": "sufficient", "fill": "transplant", "p": 0.9}
+    run.write_table("confirmations", [*rows, pasted | {"confirmed": False}])
 
     def judge(trial, tests):
         monkeypatch.setattr(self_audit, "count_tests", lambda _: tests)
@@ -33,4 +35,8 @@ def test_a_tag_is_found_at_the_level_that_the_tests_of_the_run_demand(judge_corn
 
 def test_regions_that_the_run_confirmed_are_no_false_alarms(judge_corner):
     row = judge_corner(Trial("permuted"), 1)
-    assert (row["tests"], row["known"], row["confirmed"]) == (1, 1, 0)
+    assert (row["tests"], row["known"], row["confirmed"]) == (
+        1,
+        2,
+        0,
+    )  # one region is tested for both kinds of reliance

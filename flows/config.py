@@ -281,8 +281,7 @@ class AuditConfig(settings.Section):
 
     def resolve_settings(self) -> dict[str, Any]:
         """Return all settings that decide the results, as JSON: the manifest stores them."""
-        sections = {"corpus", "model", "regions", "discover", "clusters", "concepts", "phrases", "alerts"}
-        sections |= {"confirm"}
+        sections = {"corpus", "model", "regions", "discover", "clusters", "concepts", "phrases", "alerts", "confirm"}
         # How the work is done, and who hears of it, does not decide the results.
         others = {"model": {"device", "batch_size", "compile"}, "alerts": {"raise_"}}
         dumped = self.model_dump(mode="json", include=sections, exclude=others)

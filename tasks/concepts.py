@@ -177,6 +177,8 @@ def concepts(run: Run, min_pairs: int, seed: int) -> list[str]:
             "dropped_cells": dropped,
             "small_slices": len(slices) - len(large),
             "unstable": found.unstable if found else 0,
+            "beyond": found.beyond if found else 0,
+            "everywhere": found.everywhere if found else 0,
             "claims": sum(row["proposed"] for row in rows),
             "claims_left_out": all_claims - sum(row["proposed"] for row in rows),
         }
@@ -194,6 +196,8 @@ def _describe_counts(counts: Mapping[str, int]) -> list[str]:
     kinds = {
         "small_slices": "slices too small to be tested on other pairs",
         "unstable": "concepts that half of the sample does not confirm",
+        "beyond": "concepts smaller than the largest ones",
+        "everywhere": "concepts with too few pairs outside of their slices",
         "claims_left_out": f"claims beyond {CLAIMS_PER_SLICE} of a slice and {CLAIMS} in all, or with too few pairs",
         "dropped_cells": "cells with an unusually large norm",
     }

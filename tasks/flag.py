@@ -71,8 +71,8 @@ def _apply_rules(
                     f"{error}; the rule has no findings: fix it, try it with m2ib-audit rule try, and audit again"
                 )
                 failed.append(name)
-        # The search for concepts has chosen what of it other pairs can test.
-        found_in = sql.read(connection, "SELECT concept AS region, slice_kind, slice, proposed FROM concept_slices")
+        # A rule needs the figures of a concept in all slices to compare with, but may propose it in some only.
+        found_in = sql.rows(connection, "derive/concept_claims", run_id=thresholds["run_id"])
         proposed = {claim_of(row) for row in found_in if row["proposed"]}
         names = {row["region"] for row in found_in}
         findings = [row for row in findings if row["region"] not in names or claim_of(row) in proposed]

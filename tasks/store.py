@@ -68,24 +68,26 @@ def region_rows(
             yield {"pair_id": row["pair_id"], "region": name, "kind": kind, **box_columns(box)}
 
 
+def _iter_files(run: Run, result: ShardResult) -> Iterator[tuple[str, tuple[str, int]]]:
+    """Yield the path of each file of a shard, with its table and number of rows."""
+    paths = {
+        table: run.relative_path(f"{table}/{result.name}.parquet")
+        for table in ("attributions", "patch_features", "ingest_errors")
+    }
+    if result.failure is None:
+        yield paths["attributions"], ("attributions", result.attributions)
+        if paths["patch_features"] in result.files:  # patches are captured in some runs only
+            yield paths["patch_features"], ("patch_features", result.attributions)
+    if result.errors:  # otherwise an interrupted attempt may have left error rows: they are ignored
+        yield paths["ingest_errors"], ("ingest_errors", result.errors)
+
+
 def _list_files(run: Run, results: Sequence[ShardResult]) -> dict[str, tuple[str, int]]:
     """Return the table and number of rows of each file of the shards, by path relative to the lake.
 
     Raises StoreError unless the files of each shard have one attribution or error row for each of its pairs.
     """
-    files: dict[str, tuple[str, int]] = {}
-    for result in results:
-        if result.failure is None:
-            paths = [
-                run.relative_path(f"{table}/{result.name}.parquet") for table in ("attributions", "patch_features")
-            ]
-            # Only runs that capture patches have their features.
-            files |= {
-                path: (path.split("/")[2], result.attributions)
-                for path in [paths[0], *result.files.keys() & {paths[1]}]
-            }
-        if result.errors:  # otherwise an interrupted attempt may have left error rows: they are ignored
-            files[run.relative_path(f"ingest_errors/{result.name}.parquet")] = "ingest_errors", result.errors
+    files = {path: entry for result in results for path, entry in _iter_files(run, result)}
     missing = stores.missing_files(run.lake, files)
     present = [path for path in files if path not in missing]
     rows = Counter[str]()
@@ -96,7 +98,8 @@ def _list_files(run: Run, results: Sequence[ShardResult]) -> dict[str, tuple[str
         cause = str(error).partition(";")[0]
         raise StoreError(f"{cause}; resume the run, which computes the file again") from error
     for path, copy in zip(present, copies, strict=True):
-        rows[PurePosixPath(path).stem] += pq.read_metadata(copy).num_rows * (files[path][0] != "patch_features")
+        if files[path][0] != "patch_features":
+            rows[PurePosixPath(path).stem] += pq.read_metadata(copy).num_rows
     for result in results:
         if rows[result.name] != result.shard.pairs:
             raise StoreError(

@@ -20,13 +20,13 @@ from jaxtyping import Bool, Float, Int, Int8
 from numpy import ndarray
 from numpy.typing import NDArray
 
+from m2ib.patches import SCALE
+
 Slice = tuple[str, str]
 """Kind and name of a slice."""
 Rows = NDArray[np.int64]
 """Numbers of cells among the hot cells of a sample."""
 
-SCALE: Final = 127
-"""Length of a vector."""
 NEIGHBORS: Final = 10
 BANK: Final = 64
 CONTEXT: Final = 0.25
@@ -102,10 +102,19 @@ class Concept:
 
 @dataclass(frozen=True)
 class Found:
-    """Concepts, strongest first, and how many others were rejected because a half of the sample does not show them."""
+    """Concepts, strongest first, and how many others were rejected, by reason.
+
+    Attributes:
+        concepts: The concepts.
+        unstable: Number of those that no half of the sample shows.
+        beyond: Number of groups of cells beyond the largest `_MAX_CONCEPTS`.
+        everywhere: Number of those with too few pairs outside of their slices to compare with.
+    """
 
     concepts: Sequence[Concept]
     unstable: int
+    beyond: int
+    everywhere: int
 
 
 def find_concepts(sample: PatchSample, slices: Mapping[Slice, Collection[str]]) -> Found:
@@ -117,13 +126,13 @@ def find_concepts(sample: PatchSample, slices: Mapping[Slice, Collection[str]]) 
     """
     order = sorted(range(len(sample)), key=lambda row: (sample.units[row], sample.ids[row]))
     sample = sample.take(order)
-    found = _search(sample, slices)
+    found, beyond, everywhere = _search(sample, slices)
     names = sorted(set(sample.units))
     half = {name: number % 2 for number, name in enumerate(names)}
     halves = []
     for side in (0, 1):
         rows = [row for row, unit in enumerate(sample.units) if half[unit] == side]
-        halves.append([each.find(sample.vectors).any(axis=(1, 2)) for each in _search(sample.take(rows), slices)])
+        halves.append([each.find(sample.vectors).any(axis=(1, 2)) for each in _search(sample.take(rows), slices)[0]])
     concepts = []
     for concept in found:
         present = concept.find(sample.vectors).any(axis=(1, 2))
@@ -131,7 +140,7 @@ def find_concepts(sample: PatchSample, slices: Mapping[Slice, Collection[str]]) 
         if stability >= _STABLE:
             concepts.append(replace(concept, stability=stability))
     concepts.sort(key=lambda each: (-max(map(each.strength, each.slices)), each.members))
-    return Found(concepts, len(found) - len(concepts))
+    return Found(concepts, len(found) - len(concepts), beyond, everywhere)
 
 
 def _jaccard(one: Any, other: Any) -> float:
@@ -157,12 +166,15 @@ def _list_cells(sample: PatchSample) -> _Cells:
     return _Cells(pairs, places, units, flat[pairs, places].astype(np.float32))
 
 
-def _search(sample: PatchSample, slices: Mapping[Slice, Collection[str]]) -> list[Concept]:
-    """Return the concepts of a sample whose rows are in the order of their units, with thresholds and figures."""
+def _search(sample: PatchSample, slices: Mapping[Slice, Collection[str]]) -> tuple[list[Concept], int, int]:
+    """Return the concepts of a sample whose rows are in the order of their units, with thresholds and figures.
+
+    Also return the numbers `Found.beyond` and `Found.everywhere`.
+    """
     cells = _list_cells(sample)
     total = len(set(sample.units))
     if total <= NEIGHBORS + 1 or not len(cells.pairs):
-        return []
+        return [], 0, 0
     neighbors = find_neighbors(cells.vectors, cells.units, NEIGHBORS)
     inside = {name: np.isin(sample.ids, list(ids)) for name, ids in sorted(slices.items())}
     numbers = {unit: number for number, unit in enumerate(sorted(set(sample.units)))}
@@ -176,7 +188,8 @@ def _search(sample: PatchSample, slices: Mapping[Slice, Collection[str]]) -> lis
         rows = find_enriched(cells.units, neighbors, members)
         parts += [(name, part) for part in _group(cells, neighbors, rows)]
     concepts = []
-    for founders in _merge(cells, parts):
+    groups = _merge(cells, parts)
+    for founders in groups[:_MAX_CONCEPTS]:
         rows = np.unique(np.concatenate([part for _, part in founders]))
         counts: dict[Slice, int] = {}
         for name, part in founders:
@@ -185,7 +198,8 @@ def _search(sample: PatchSample, slices: Mapping[Slice, Collection[str]]) -> lis
         members_of = [(sample.ids[cells.pairs[row]], int(cells.places[row])) for row in chosen]
         bank = cells.vectors[chosen].astype(np.int8)
         concepts.append(Concept(bank, members_of, counts, len(np.unique(cells.units[rows]))))
-    return [done for each in concepts if (done := _measure(each, sample, inside)) is not None]
+    done = [each for concept in concepts if (each := _measure(concept, sample, inside)) is not None]
+    return done, len(groups) - len(concepts), len(concepts) - len(done)
 
 
 def find_neighbors(
@@ -301,7 +315,7 @@ def _merge(cells: _Cells, parts: Sequence[tuple[Slice, Rows]]) -> list[list[tupl
         else:
             founders.append(bank)
             groups.append([(name, part)])
-    return groups[:_MAX_CONCEPTS]
+    return groups
 
 
 def _is_same(cells: _Cells, one: Rows, other: Rows) -> bool:

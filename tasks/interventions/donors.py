@@ -7,6 +7,12 @@ used, while a test counts each unit as one observation.
 from collections.abc import Mapping, Sequence
 
 from tasks.interventions.samples import Samples
+from tasks.interventions.statistics import generator
+
+
+def shuffle(others: Sequence[str], *key: object) -> list[str]:
+    """Return pairs in an order that depends on a key, such as seed, role and pair."""
+    return [others[place] for place in generator(*key).permutation(len(others)).tolist()]
 
 
 def share_out(

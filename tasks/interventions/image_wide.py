@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from m2ib.analysis import occlusion
 from m2ib.analysis.image_wide import Property, match_property
-from tasks.interventions.donors import share_out
+from tasks.interventions.donors import share_out, shuffle
 from tasks.interventions.samples import NotMeasurableError, Samples
-from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers, generator
+from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers
 from tasks.records import Claim
 
 PREFIX: Final = "image-wide "
@@ -81,10 +81,15 @@ class ImageWideInterventions:
             for inside in (True, False)
         )
         samples.load([*pair_ids, *within, *beyond])
-        foils = {pair_id: self._find_foils(pair_id, slice_kind, slice_name) for pair_id in pair_ids}
+        foils = {pair_id: samples.find_foils(pair_id, slice_kind, slice_name) for pair_id in pair_ids}
         tested = samples.first_of_units([pair_id for pair_id in pair_ids if foils[pair_id]])
         hosts, inside, outside = (
-            share_out(samples, {one: self._order(role, one, others) for one in tested}, count, set())
+            share_out(
+                samples,
+                {one: shuffle(others, "image-wide", role, samples.plan.seed, one) for one in tested},
+                count,
+                set(),
+            )
             for role, others, count in (
                 ("host", beyond, 1),
                 ("inside", within, CONTROLS),
@@ -119,20 +124,6 @@ class ImageWideInterventions:
             own=samples.embed_captions([samples.caption_of(pair_id) for pair_id, *_ in found]),
             foils=np.stack([samples.embed_captions((foils * count)[:count]) for _, foils, *_ in found]),
         )
-
-    def _find_foils(self, pair_id: str, slice_kind: str, slice_name: str) -> list[str]:
-        samples = self._samples
-
-        def accept(caption: str) -> bool:
-            return samples.can_be_foil(caption, pair_id)
-
-        caption = samples.caption_of(pair_id)
-        return samples.foils.find(caption, pair_id, slice_kind, slice_name, self._settings.foils, accept)
-
-    def _order(self, role: str, pair_id: str, others: Sequence[str]) -> list[str]:
-        """Return other pairs in an order that depends on seed, role and pair."""
-        order = generator("image-wide", role, self._samples.plan.seed, pair_id).permutation(len(others))
-        return [others[place] for place in order.tolist()]
 
     def margins(self, sample: ImageWideSample, fill: PropertyFill) -> Margins:
         """Measure the margins of a sample with one fill.

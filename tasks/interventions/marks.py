@@ -9,7 +9,7 @@ from typing import Final, Literal
 import numpy as np
 
 from m2ib.analysis.controls import make_control_masks
-from tasks.interventions.donors import share_out
+from tasks.interventions.donors import share_out, shuffle
 from tasks.interventions.regions import RegionInterventions, RegionSample
 from tasks.interventions.samples import Samples
 from tasks.interventions.statistics import Margins, Numbers
@@ -40,7 +40,8 @@ class LoweringInterventions(RegionInterventions):
 
     def _share_out(self, pair_ids: Sequence[str], candidates: Sequence[str]) -> dict[str, str]:
         """Return for pairs of different units a candidate of another unit, which serves no other pair."""
-        in_turn = {pair_id: self._order(pair_id, candidates) for pair_id in pair_ids}
+        seed = self._samples.plan.seed
+        in_turn = {pair_id: shuffle(candidates, "order", seed, pair_id) for pair_id in pair_ids}
         return {pair_id: donor for pair_id, (donor,) in share_out(self._samples, in_turn, 1, set()).items()}
 
     def margins(self, sample: RegionSample, fill: Literal["mean", "blur", "swap"]) -> Margins:
@@ -58,14 +59,14 @@ class LoweringInterventions(RegionInterventions):
             return None
         chosen = self._share_out(samples.first_of_units(sample.pair_ids), self._lacking)
         pasted = [(place, chosen[pair_id]) for place, pair_id in enumerate(sample.pair_ids) if pair_id in chosen]
-        pasted = [(place, host) for place, host in pasted if self._find_foils(host, "any", "")]
+        pasted = [(place, host) for place, host in pasted if self._samples.find_foils(host, "any", "")]
         if not pasted:
             return None
         places, hosts = [place for place, _ in pasted], [host for _, host in pasted]
         donors, count = [sample.pair_ids[place] for place in places], self._settings.foils
         captions = samples.embed_captions([samples.caption_of(host) for host in hosts])
         foils = np.stack(
-            [samples.embed_captions((self._find_foils(host, "any", "") * count)[:count]) for host in hosts]
+            [samples.embed_captions((self._samples.find_foils(host, "any", "") * count)[:count]) for host in hosts]
         )
         pixels, contents = samples.prepare_images(samples.read_images(hosts)), [*map(samples.content_of, hosts)]
         masks = sample.masks[places][:, :2]
@@ -98,7 +99,7 @@ class AbsenceInterventions(LoweringInterventions):
         lost = {"no other pair that has the mark and is not used already": len(tested) - len(pasted)}
         lost |= dict.fromkeys((unreadable, no_foils, no_room), 0)
         for (pair_id, donor), image in zip(pasted.items(), samples.read_images([*pasted]), strict=True):
-            foils, mask = self._find_foils(pair_id, slice_kind, slice_name), self._region_mask(donor, boxes)
+            foils, mask = self._samples.find_foils(pair_id, slice_kind, slice_name), self._region_mask(donor, boxes)
             controls = make_control_masks(mask, settings.controls, f"{samples.plan.seed}\x1f{pair_id}")
             if image is None:
                 lost[unreadable] += 1

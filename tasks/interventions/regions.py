@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +12,9 @@ from m2ib.analysis import occlusion
 from m2ib.analysis.controls import make_control_masks
 from m2ib.analysis.masks import extent_of, rasterize_boxes
 from m2ib.analysis.occlusion import Fill
-from tasks.interventions.donors import share_out
+from tasks.interventions.donors import share_out, shuffle
 from tasks.interventions.samples import NotMeasurableError, Samples
-from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers, first_pairs, generator
+from tasks.interventions.statistics import LEAST_UNITS, Margins, Numbers, first_pairs
 from tasks.records import Box, Claim
 from tasks.settings import ConfirmConfig
 
@@ -152,7 +151,7 @@ class RegionInterventions:
         each pair has one of the former and up to `PARTNERS` of the latter.
         """
         samples = self._samples
-        foils = {pair_id: self._find_foils(pair_id, slice_kind, slice_name) for pair_id in pair_ids}
+        foils = {pair_id: self._samples.find_foils(pair_id, slice_kind, slice_name) for pair_id in pair_ids}
         hosts = {pair_id: self._list_hosts(pair_id, found) for pair_id, found in foils.items()}
         partners = self._list_pairs(region, slice_kind, slice_name, has_region=True, inside=True) or [*pair_ids]
         others = [*dict.fromkeys([*partners, *(host for found in hosts.values() for host in found)])]
@@ -162,7 +161,8 @@ class RegionInterventions:
         taken: set[str] = set()
         with_region = {pair_id: [host for host in hosts[pair_id] if host in rests] for pair_id in tested}
         chosen = share_out(samples, with_region, 1, taken)
-        in_turn = {pair_id: self._order(pair_id, [one for one in partners if one in rests]) for pair_id in chosen}
+        partners = [one for one in partners if one in rests]
+        in_turn = {pair_id: shuffle(partners, "order", samples.plan.seed, pair_id) for pair_id in chosen}
         shared = share_out(samples, in_turn, PARTNERS, taken)
         everyone = [*dict.fromkeys(one for own in (chosen, shared) for key in own for one in (key, *own[key]))]
         readable = {
@@ -197,11 +197,6 @@ class RegionInterventions:
         hosts = (self._samples.choose_pair(caption, pair_id, f"host {turn}") for turn in turns for caption in foils)
         return list(dict.fromkeys(hosts))
 
-    def _order(self, pair_id: str, others: Sequence[str]) -> list[str]:
-        """Return other pairs in an order that depends on seed and pair."""
-        order = generator("order", self._samples.plan.seed, pair_id).permutation(len(others))
-        return [others[place] for place in order.tolist()]
-
     def sample(self, pair_ids: Sequence[str], boxes: Boxes, slice_kind: str, slice_name: str) -> RegionSample:
         """Prepare pairs of a slice for tests of a region, given its boxes.
 
@@ -213,7 +208,7 @@ class RegionInterventions:
         no_region = "a region of no pixel"
         lost = dict.fromkeys((unreadable, no_foils, no_region, no_room), 0)
         for pair_id, image in zip(pair_ids, samples.read_images(pair_ids), strict=True):
-            foils, mask = self._find_foils(pair_id, slice_kind, slice_name), self._region_mask(pair_id, boxes)
+            foils, mask = self._samples.find_foils(pair_id, slice_kind, slice_name), self._region_mask(pair_id, boxes)
             if image is None:
                 lost[unreadable] += 1
             elif not (hosts := self._find_hosts(pair_id, foils)):
@@ -275,7 +270,7 @@ class RegionInterventions:
         """
         found: list[tuple[Any, ...]] = []
         for pair_id, image in zip(pair_ids, self._samples.read_images(pair_ids), strict=True):
-            mask, foils = self._region_mask(pair_id, boxes), self._find_foils(pair_id, "any", "")
+            mask, foils = self._region_mask(pair_id, boxes), self._samples.find_foils(pair_id, "any", "")
             if mask.any() and not mask.all() and foils and image is not None:
                 found.append((pair_id, image, mask[None], [], foils))
         if found:
@@ -305,11 +300,6 @@ class RegionInterventions:
     def _region_mask(self, pair_id: str, boxes: Boxes) -> NDArray[np.bool_]:
         own = [*boxes.get(None, ()), *boxes.get(pair_id, ())]
         return rasterize_boxes(own, *self._samples.network.image_size)
-
-    def _find_foils(self, pair_id: str, slice_kind: str, slice_name: str) -> list[str]:
-        caption = self._samples.caption_of(pair_id)
-        accept = partial(self._samples.can_be_foil, pair_id=pair_id)
-        return self._samples.foils.find(caption, pair_id, slice_kind, slice_name, self._settings.foils, accept)
 
     def _find_minimal_foils(self, pair_id: str, slice_kind: str, slice_name: str) -> list[str]:
         caption, count = self._samples.caption_of(pair_id), self._settings.foils

@@ -6,6 +6,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -143,6 +144,11 @@ class Samples:
     def can_be_foil(self, caption: str, pair_id: str) -> bool:
         """Return whether no pair in the unit of a pair has a caption, so that those that have it are independent."""
         return caption not in self._captions_by_unit.get(self._row(pair_id)["unit"], ())
+
+    def find_foils(self, pair_id: str, slice_kind: str, slice_name: str) -> list[str]:
+        """Return captions that are foils of a pair in a slice, as many as [confirm] foils; see `FoilFinder.find`."""
+        caption, accept = self.caption_of(pair_id), partial(self.can_be_foil, pair_id=pair_id)
+        return self.foils.find(caption, pair_id, slice_kind, slice_name, self.plan.confirm.foils, accept)
 
     def compute(self, function: Callable[..., Result], *args: Any) -> Result:
         """Call a function in the thread of the model's device."""

@@ -64,7 +64,10 @@ class SufficiencyInterventions(RegionInterventions):
         found, contents = [], []
         assigned = self._assign(pair_ids, candidates, slice_kind)
         for (donor, others), image in zip(assigned.items(), samples.read_images([*assigned]), strict=True):
-            mask, foils = self._region_mask(others[0] if large else donor, boxes), self._find_foils(donor, *claim[1:])
+            mask, foils = (
+                self._region_mask(others[0] if large else donor, boxes),
+                self._samples.find_foils(donor, *claim[1:]),
+            )
             placed = [] if large or is_frame(mask) else self._place_controls(mask, donor)
             if image is None:
                 lost["unreadable images"] += 1

@@ -16,7 +16,7 @@ from flows.fan_out import fan_out
 from flows.lifecycle import AuditResult, conclude, run_lifecycle
 from flows.metrics import INGEST_ERRORS, serve_metrics
 from flows.self_audit import self_audit
-from review.presentation.formatting import format_count, format_duration
+from review.presentation.numbers import format_count, format_duration
 from tasks.alert import alert
 from tasks.attribute import calibrate
 from tasks.cluster import cluster

@@ -13,7 +13,8 @@ import sql
 from flows.config import AuditConfig, config_digest
 from flows.engines import check_engine
 from flows.provenance import code_version, environment
-from review.presentation.formatting import format_audit, format_count
+from review.presentation.formatting import format_audit
+from review.presentation.numbers import format_count
 from stores import Root
 from stores.run_records import describe_unrecorded, read_recorded
 from tasks.custom_rules import check_rules

@@ -35,7 +35,7 @@ import sql
 from flows.config import AuditConfig
 from flows.notify import FLOW_RUNS, list_open_alerts
 from flows.schedule import POOL, deployment_parameters
-from review.presentation.formatting import format_count
+from review.presentation.numbers import format_count
 from stores import LakeError, Root, UrlError, format_command, ledger
 from tasks.errors import ResumeError
 from tasks.lake.lock import lock_run

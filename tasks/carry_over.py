@@ -1,7 +1,7 @@
 """Copy attributions and test results of an earlier run to a run that re-flags it without a model."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,7 +14,7 @@ import stores
 from tasks.errors import StoreError
 from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import CALIBRATION, Run, copy_calibration, open_parquet
-from tasks.records import Claim, claim_of
+from tasks.records import Claim, Test, claim_of, key_of_test
 
 COPIED = (
     "pairs",
@@ -90,34 +90,30 @@ def _read_claims(run: Run, claims: Sequence[Claim]) -> dict[Claim, tuple[Any, ..
     return {claim_of(row): tuple(row[key] for key in ("places", "n_places", "members", "n_members")) for row in rows}
 
 
-def _key_of(row: Mapping[str, Any]) -> tuple[Claim, str]:
-    return claim_of(row), row["reliance"] or "needed"
-
-
 @task(name="carry over", **TASK_OPTIONS)
 def carry_over_tests(run: Run, earlier: Run) -> int:
     """Store `confirmations`: copy the rows of findings that the earlier run tested; store other findings as not tested.
 
-    A test belongs to a region, a slice and a kind of reliance, whichever rule proposed them. It is copied only if the
-    region has the same boxes, and the slice the same pairs, in both runs. The q value of the earlier run is kept.
-    Return the number of confirmed findings.
+    A test belongs to a region, a slice, a direction and a kind of reliance, whichever rule proposed them. It is copied
+    only if the region has the same boxes, and the slice the same pairs, in both runs. The q value of the earlier run is
+    kept. Return the number of confirmed findings.
     """
     with run.connect() as connection:
         findings = sql.rows(connection, "derive/findings_to_confirm", run_id=run.run_id)
     claims = sorted({claim_of(row) for row in findings})
-    tested: dict[tuple[Claim, str], dict[str, dict[str, Any]]] = defaultdict(dict)
+    tested: dict[Test, dict[str, dict[str, Any]]] = defaultdict(dict)
     if claims:
         now, then = _read_claims(run, claims), _read_claims(earlier, claims)
         for row in earlier.iter_rows("confirmations"):
             if claim_of(row) in now and then.get(claim_of(row)) == now[claim_of(row)]:
-                tested[_key_of(row)].setdefault(row["fill"], row)
+                tested[key_of_test(row)].setdefault(row["fill"], row)
     reason = NOT_TESTED.format(run_id=earlier.run_id)
     rows = []
     for finding in findings:
         is_sufficiency = finding["reliance"] == "sufficient"
         fill = "remove" if finding["side"] == "text" else "transplant" if is_sufficiency else "mean"
         untested = {"fill": fill, "n": 0, "passed": False, "confirmed": False, "reason": reason}
-        tests = tested.get(_key_of(finding), {}).values()
+        tests = tested.get(key_of_test(finding), {}).values()
         rows += [row | finding for row in tests] or [finding | untested]
     run.write_table("confirmations", rows)
     return len({claim_of(row) for row in rows if row["confirmed"]})

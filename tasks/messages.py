@@ -33,10 +33,10 @@ from review.presentation.formatting import (
     ALERT_STATUSES,
     format_alert_update,
     format_audit,
-    format_count,
     format_outcome,
     format_status,
 )
+from review.presentation.numbers import format_count
 from stores import format_command
 from tasks.execution import log_failure, run_logger
 from tasks.lake.run import Run

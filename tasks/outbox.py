@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sql
-from review.presentation.formatting import format_count
+from review.presentation.numbers import format_count
 from stores import Root, ledger
 from stores.keys import SigningKey
 from tasks import messages, recipients

@@ -14,7 +14,7 @@ from typing import TypeVar
 from rich import progress as bars
 from rich.console import Console
 
-from review.presentation.formatting import format_duration
+from review.presentation.numbers import format_duration
 
 Item = TypeVar("Item")
 

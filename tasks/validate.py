@@ -13,7 +13,7 @@ from typing import Any
 from prefect import task
 
 import sql
-from review.presentation.formatting import format_count
+from review.presentation.numbers import format_count
 from tasks.execution import TASK_OPTIONS
 from tasks.lake.run import Run
 from tasks.progress import track

@@ -239,7 +239,7 @@ def _print_result(result: Any, lake: Root, as_json: bool) -> None:
 
 def _describe_deliveries(lake: Root, run_id: str) -> list[str]:
     """Describe how many messages each recipient was sent during a run, one line for each."""
-    from review.presentation.formatting import format_count
+    from review.presentation.numbers import format_count
 
     with sql.connect(lake) as connection:
         rows = sql.rows(connection, "review/deliveries_of_run", run_id=run_id)
@@ -260,7 +260,7 @@ def exit_unless_complete(result: Any, alerts: output.Exit = output.Exit.OK) -> N
 
 def _print_alerts(lake: Root, found: list[dict[str, Any]], everything: bool = False) -> None:
     """Print the independent alerts that a run raises, strongest first, and `everything`: also all others."""
-    from review.presentation import formatting
+    from review.presentation import formatting, numbers
 
     explained: Counter[tuple[str, str, str]] = Counter()
     for alert in found:
@@ -281,7 +281,7 @@ def _print_alerts(lake: Root, found: list[dict[str, Any]], everything: bool = Fa
         if pasting := formatting.format_pasting(alert):
             output.say_wrapped(pasting, indent=6)
         if followers := explained[alert["rule"], alert["region"], alert["slice"]]:
-            output.say_wrapped(f"it explains {formatting.format_count(followers, 'other alert')}", indent=6)
+            output.say_wrapped(f"it explains {numbers.format_count(followers, 'other alert')}", indent=6)
     kinds = Counter(
         "explained alert" if alert["explained_by"] is not None else "suspected alert"
         for alert in found
@@ -289,7 +289,7 @@ def _print_alerts(lake: Root, found: list[dict[str, Any]], everything: bool = Fa
     )
     if kinds and not everything:
         command = format_command(lake, "alerts", found[0]["run_id"], "--all")
-        hidden = " and ".join(formatting.format_count(count, kind) for kind, count in sorted(kinds.items()))
+        hidden = " and ".join(numbers.format_count(count, kind) for kind, count in sorted(kinds.items()))
         output.note(f"to list {hidden} too: {command}")
 
 
@@ -348,7 +348,7 @@ def alerts(
 
 def read_alerts(lake: Root, run_id: str) -> tuple[list[dict[str, Any]], str]:
     """Return the alerts of a run (an id, `latest`, an audit or `all`), and a description of the runs that were read."""
-    from review.presentation.formatting import format_count
+    from review.presentation.numbers import format_count
 
     run_id = output.choose_run(lake, run_id, complete=True)
     with sql.connect(lake) as connection:
@@ -388,13 +388,13 @@ def _parse_since(connection: sql.Connection, text: str) -> datetime:
 
 def _print_history(row: dict[str, Any]) -> None:
     """Print the history of an alert: its status in the newest run, and the first and last value of its figures."""
-    from review.presentation import formatting
+    from review.presentation import formatting, numbers
 
     status, state = formatting.format_status(row["life"]), formatting.format_state(row)
     output.say_wrapped(f"{row['life_id']} {status.upper()} ({state}): {formatting.format_alert(row)}")
     dates = f"{row['first_seen']:%Y-%m-%d %H:%M} to {row['last_seen']:%Y-%m-%d %H:%M}"
     figures = [f"{name} {text}" for name, key in _FIGURES.items() if (text := _first_to_last(row["history"], key))]
-    parts = [f"rule {row['rule']}", f"{formatting.format_count(row['runs'], 'run')}, {dates}", *figures]
+    parts = [f"rule {row['rule']}", f"{numbers.format_count(row['runs'], 'run')}, {dates}", *figures]
     output.say_wrapped("; ".join(parts), indent=6)
     if row["why"]:
         output.say_wrapped(formatting.isolate_text(row["why"]), indent=6)

@@ -36,7 +36,7 @@ def erase(
 
     Erase them from the corpus first. The ledger records which files changed, but not who was erased.
     """
-    from review.presentation.formatting import format_count
+    from review.presentation.numbers import format_count
     from tasks.lake.erase import load_plan
     from tasks.lake.plan_erasure import plan_erasure
     from tasks.progress import bar
@@ -71,7 +71,7 @@ def erase(
 
 def _print_preview(plan: Any, preview: Any) -> bool:
     """Print what would be erased, and return whether something cannot be erased."""
-    from review.presentation.formatting import format_count
+    from review.presentation.numbers import format_count
 
     output.print_table(
         [

@@ -40,7 +40,7 @@ def try_rule(
 
     $run_id, $factor and $min_pairs are those of the run.
     """
-    from review.presentation.formatting import format_count
+    from review.presentation.numbers import format_count
     from tasks.custom_rules import COLUMNS, check_rules, evaluate_rule, read_rule
 
     text = read_rule(file)
@@ -80,7 +80,7 @@ def prune(
     age = None if older_than is None else output.parse_age(older_than)
     if older_than is not None and age is None:
         output.fail(f"--older-than: got {older_than!r}, expected hours, days or weeks, such as 36h, 180d or 4w")
-    from review.presentation.formatting import format_bytes, format_count
+    from review.presentation.numbers import format_bytes, format_count
     from tasks.lake.prune import RetentionPolicy, plan_pruning, prune_run
 
     with output.exit_on_error(next_step="prune again"):

@@ -7,7 +7,8 @@ import typer
 import sql
 from flows.commands import output
 from flows.commands.audits import prepare_prefect
-from review.presentation.formatting import format_alert_update, format_count
+from review.presentation.formatting import format_alert_update
+from review.presentation.numbers import format_count
 from stores import Root, format_command
 
 RETRY: Final = "the next run of a deployment tries again, for a week"

@@ -9,7 +9,7 @@ import typer
 import sql
 from flows.commands import output
 from flows.commands.audits import prepare_prefect
-from review.presentation.formatting import format_duration
+from review.presentation.numbers import format_duration
 from stores.run_records import describe_unrecorded
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import sql
 import stores
-from review.presentation.formatting import format_count
+from review.presentation.numbers import format_count
 from stores import Root
 
 

@@ -19,7 +19,7 @@ import sql
 import stores
 from review.evidence.verify_ledger import ERASURE, TEMPORARY, report_erased, verify_ledger
 from review.evidence.verify_result import VerifyError, VerifyResult
-from review.presentation.formatting import format_count
+from review.presentation.numbers import format_count
 from stores import Root, ledger
 from stores.keys import PublicKey
 from stores.ledger import Record

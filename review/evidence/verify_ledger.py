@@ -9,7 +9,7 @@ import stores
 from review.evidence.record_checks import check_records
 from review.evidence.signatures import verify_signatures
 from review.evidence.verify_result import VerifyError, VerifyResult, record_file
-from review.presentation.formatting import format_count
+from review.presentation.numbers import format_count
 from stores import Root, ledger
 from stores.keys import PublicKey
 from stores.ledger import LedgerError, Record

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from review.presentation.formatting import format_count
+from review.presentation.numbers import format_count
 from stores import InputError, escape, ledger
 
 

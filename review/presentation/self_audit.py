@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from review.presentation.formatting import format_count, format_percent
+from review.presentation.numbers import format_count, format_percent
 
 _Trials = Sequence[Mapping[str, Any]]
 

@@ -8,21 +8,23 @@ from typing import Any, Final
 
 import sql
 from review.presentation.formatting import (
-    NO_VALUE,
     WITHOUT_PLACE,
     find_alert_kind,
     format_alert,
-    format_count,
-    format_duration,
     format_effect,
-    format_nats,
     format_pairs,
-    format_percent,
-    format_score,
     format_status,
-    format_time,
     format_units,
     isolate_text,
+)
+from review.presentation.numbers import (
+    NO_VALUE,
+    format_count,
+    format_duration,
+    format_nats,
+    format_percent,
+    format_score,
+    format_time,
 )
 from review.report import alerts, decisions, method
 from review.report.blocks import (

@@ -11,7 +11,8 @@ from corpora import Corpus, Pair, RowError
 from corpora.description import Description
 from corpora.perceptual_hash import MAX_DIFFERENT_BITS
 from review.presentation import drawing
-from review.presentation.formatting import format_count, isolate_text
+from review.presentation.formatting import isolate_text
+from review.presentation.numbers import format_count
 from review.report.blocks import Chapter, Column, Fact, Facts, Paragraph, Sheet, build_table
 from review.report.html import ReportError, render_html, write_output
 

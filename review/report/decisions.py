@@ -5,15 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sql
-from review.presentation.formatting import (
-    NO_VALUE,
-    format_alert,
-    format_count,
-    format_decision,
-    format_label,
-    format_time,
-    isolate_text,
-)
+from review.presentation.formatting import format_alert, format_decision, format_label, isolate_text
+from review.presentation.numbers import NO_VALUE, format_count, format_time
 from review.report.blocks import TEXTS, Block, Column, Details, Fact, Facts, Item, Items, Paragraph, build_table
 from review.report.facts import AlertFacts, RunFacts
 

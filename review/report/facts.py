@@ -13,7 +13,8 @@ from review.evidence.decisions import query_decisions
 from review.evidence.erasures import describe_erasure
 from review.presentation import drawing
 from review.presentation.corpus import open_audited_corpus
-from review.presentation.formatting import NO_VALUE, find_alert_kind, find_mark, format_count, format_headline
+from review.presentation.formatting import find_alert_kind, find_mark, format_headline
+from review.presentation.numbers import NO_VALUE, format_count
 from review.presentation.pairs import Album, AverageImages, MeanMap, ShownPair, average_maps, encode_picture, sum_maps
 from review.presentation.self_audit import format_self_audit
 from review.report.blocks import TEXTS

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 import sql
 import stores
-from review.presentation import formatting
+from review.presentation import formatting, numbers
 from review.presentation.pairs import SHADES
 from review.report import blocks
 from review.report.blocks import Document
@@ -24,7 +24,9 @@ from stores.run_records import describe_unrecorded, read_recorded
 
 _log = logging.getLogger(__name__)
 _TEMPLATES = Path(__file__).parent.parent / "templates"
-_FILTERS = {name: function for name, function in vars(formatting).items() if name.startswith("format_")}
+_FILTERS = {
+    name: function for name, function in (vars(numbers) | vars(formatting)).items() if name.startswith("format_")
+}
 FORMATS = ("html", "pdf")
 
 
@@ -126,7 +128,7 @@ def load_templates() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: formatting.NO_VALUE if value is None else value,
+        finalize=lambda value: numbers.NO_VALUE if value is None else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -6,18 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from review.presentation.formatting import (
+from review.presentation.formatting import format_effect, format_stage, isolate_text
+from review.presentation.glossary import reader_terms
+from review.presentation.numbers import (
     NO_VALUE,
     format_count,
     format_duration,
-    format_effect,
     format_json,
     format_percent,
-    format_stage,
     format_time,
-    isolate_text,
 )
-from review.presentation.glossary import reader_terms
 from review.report.alerts import FIGURE_COLUMNS, REGION_COLUMNS
 from review.report.blocks import (
     TEXTS,

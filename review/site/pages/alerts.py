@@ -16,8 +16,8 @@ from review.presentation.formatting import (
     format_audit,
     format_decision,
     format_region_label,
-    format_run,
 )
+from review.presentation.numbers import format_run
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards
 from review.site.pages.decisions import add_overlay_names, get_alert_decision, get_form_values, list_overlays

@@ -6,7 +6,8 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.presentation.formatting import format_audit, format_run
+from review.presentation.formatting import format_audit
+from review.presentation.numbers import format_run
 from review.site.lake_cache import LakeCache, UnknownError
 from review.site.pages.cards import make_cards, round_up
 from review.site.pages.pictures import explain_missing_picture, get_map, load_pair, preload_pairs, resize_map

@@ -8,7 +8,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 import sql
-from review.presentation import formatting
+from review.presentation import formatting, numbers
 from review.presentation.self_audit import format_self_audit
 from review.site.pages.alerts import list_alerts, list_audits
 from review.site.pages.decisions import get_form_values, get_sign_off, list_overlays
@@ -49,7 +49,7 @@ def show_run(request: Request, lake: Lake, run_id: str) -> Response:
     return render_page(
         request,
         "run",
-        title=f"Run of {formatting.format_run(run_id)}",
+        title=f"Run of {numbers.format_run(run_id)}",
         run_id=run_id,
         manifest=manifest,
         headline=formatting.format_headline(manifest, [row for row in alerts if row["explained_by"] is None]),
@@ -93,7 +93,7 @@ def show_errors(request: Request, lake: Lake) -> Response:
         filters,
         title="Errors",
         run=run,
-        runs={"all": "all runs"} | {name: formatting.format_run(name) for name in run_ids},
+        runs={"all": "all runs"} | {name: numbers.format_run(name) for name in run_ids},
         stages=STAGES,
         reasons=list_options([*(row["reason"] for row in reasons), filters["reason"]]),
     )

@@ -76,6 +76,17 @@ def test_captions_that_are_permuted_give_no_concept(random):
         assert not find_concepts(sample, slices).concepts
 
 
+def test_concepts_that_are_left_out_are_counted(random, monkeypatch):
+    sample, _ = make_sample(random)
+    slices = {WORD: sample.ids[:64]}
+    monkeypatch.setattr(concepts, "_QUANTILE", 0.99)  # of 96 pairs outside of the slice
+    found = find_concepts(sample, slices)
+    assert (len(found.concepts), found.beyond, found.everywhere) == (0, 0, 1)
+    monkeypatch.setattr(concepts, "_MAX_CONCEPTS", 0)
+    found = find_concepts(sample, slices)
+    assert (len(found.concepts), found.beyond, found.everywhere) == (0, 1, 0)
+
+
 def test_the_order_of_pairs_and_slices_does_not_matter(random):
     sample, _ = make_sample(random)
     slices = {WORD: sample.ids[:64], ("word", "scan"): sample.ids[:70]}

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from review.presentation import formatting
+from review.presentation import formatting, numbers
 
 
 @pytest.mark.parametrize(
@@ -10,18 +10,18 @@ from review.presentation import formatting
     [
         *((1, "100%"), (0.9996, "100%"), (0.77, "77.0%"), (0.0625, "6.25%"), (0.00331, "0.331%")),
         *((-0.0444, "-4.44%"), (-0.5, "-50.0%"), (-1e-9, "0%")),
-        *((1e-9, "<0.001%"), (0, "0%"), (None, formatting.NO_VALUE), (math.nan, formatting.NO_VALUE)),
+        *((1e-9, "<0.001%"), (0, "0%"), (None, numbers.NO_VALUE), (math.nan, numbers.NO_VALUE)),
     ],
 )
 def test_shares_have_about_three_figures(share, text):
-    assert formatting.format_percent(share) == text
+    assert numbers.format_percent(share) == text
 
 
 @pytest.mark.parametrize(
-    ("nats", "text"), [(-1e-9, "0.0"), (99.96, "100.0"), (12345.6, "12,346"), (None, formatting.NO_VALUE)]
+    ("nats", "text"), [(-1e-9, "0.0"), (99.96, "100.0"), (12345.6, "12,346"), (None, numbers.NO_VALUE)]
 )
 def test_nats_have_one_decimal(nats, text):
-    assert formatting.format_nats(nats) == text
+    assert numbers.format_nats(nats) == text
 
 
 def test_untrusted_text_is_isolated_in_sentences():
@@ -49,9 +49,9 @@ def test_long_reasons_are_cut_in_the_headline():
 
 
 def test_times_that_are_not_iso_are_shown_as_they_are():
-    assert formatting.format_time("2026-01-02T03:04:05+01:00") == "2026-01-02 02:04:05 UTC"
-    assert formatting.format_time("yesterday") == "yesterday"
-    assert formatting.format_time(None) == formatting.NO_VALUE
+    assert numbers.format_time("2026-01-02T03:04:05+01:00") == "2026-01-02 02:04:05 UTC"
+    assert numbers.format_time("yesterday") == "yesterday"
+    assert numbers.format_time(None) == numbers.NO_VALUE
 
 
 def test_an_alert_is_phrased_as_strongly_as_its_state_allows():
@@ -91,7 +91,7 @@ def test_concentration_of_a_screened_region_is_not_its_loss():
     screened = {"rule": "region_cost", "effect": 0.4, "share": 0.02, "area": 0.04}
     assert formatting.format_concentration(screened) == "0.50"
     assert formatting.format_concentration({**screened, "rule": "region_mass"}) == "0.40"
-    assert formatting.format_concentration({**screened, "area": 0.0}) == formatting.NO_VALUE
+    assert formatting.format_concentration({**screened, "area": 0.0}) == numbers.NO_VALUE
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_message_says_what_it_is_about(event, text):
         ((500, 512, None), "97.7% of 512 rows"),
         ((60, 243, 183), "60 of 243 rows (sample)"),
         ((58, 1243, 1183), "58 of 1,243 rows (sample of 60)"),
-        ((0, 0, 0), formatting.NO_VALUE),
+        ((0, 0, 0), numbers.NO_VALUE),
     ],
 )
 def test_coverage_names_a_sample(counts, text):
@@ -196,17 +196,17 @@ def test_control_characters_do_not_reach_a_terminal():
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB"), (None, formatting.NO_VALUE)],
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB"), (None, numbers.NO_VALUE)],
 )
 def test_bytes_have_binary_units(size, text):
-    assert formatting.format_bytes(size) == text
+    assert numbers.format_bytes(size) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.42, "0.4 s"), (59.4, "59 s"), (185, "3 min 5 s"), (7620, "2 h 7 min"), (None, "–")]
 )
 def test_durations_have_at_most_two_units(seconds, text):
-    assert formatting.format_duration(seconds) == text
+    assert numbers.format_duration(seconds) == text
 
 
 def test_alerts_are_counted_alike():
@@ -373,8 +373,8 @@ def test_all_pairs_are_those_that_have_the_region_if_not_all_do():
 
 
 def test_an_empty_interval_is_left_out():
-    assert formatting.format_interval(0.01, 0.0206) == "0.010 to 0.021"
-    assert formatting.format_interval(None, None) == ""
+    assert numbers.format_interval(0.01, 0.0206) == "0.010 to 0.021"
+    assert numbers.format_interval(None, None) == ""
     row = {
         "side": "image",
         "region": "frame",
